@@ -1,0 +1,74 @@
+"""Index files: which blob lies where in which pack.
+
+    {"packs":[{"id","blobs":[{"id","type":"data"|"tree","offset","length","uncompressed_length"?}]}]}
+
+Every blob of a pack stands in exactly one index file. An index belongs to one site and is never
+copied to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import orjson
+
+from shared.repository.errors import Damaged
+from shared.repository.pack import Blob, BlobType
+
+FLUSH_BLOBS = 50_000  # entries after which a writer starts another index file
+_NAMES = {BlobType.DATA: "data", BlobType.TREE: "tree"}
+_TYPES = {name: blob_type for blob_type, name in _NAMES.items()}
+
+
+def encode_index(packs: Iterable[tuple[bytes, Sequence[Blob]]]) -> bytes:
+    """The JSON of an index file that lists these packs (id of 32 bytes, blobs)."""
+    listed = []
+    for pack_id, blobs in packs:
+        entries = []
+        for blob in blobs:
+            entry: dict[str, str | int] = {
+                "id": blob.id.hex(),
+                "type": _NAMES[blob.type],
+                "offset": blob.offset,
+                "length": blob.length,
+            }
+            if blob.uncompressed:
+                entry["uncompressed_length"] = blob.uncompressed
+            entries.append(entry)
+        listed.append({"id": pack_id.hex(), "blobs": entries})
+    return orjson.dumps({"packs": listed}) + b"\n"
+
+
+def decode_index(raw: bytes) -> list[tuple[bytes, list[Blob]]]:
+    """The packs that an index file lists. Raises Damaged."""
+    try:
+        data = orjson.loads(raw)
+        packs = []
+        unhex = bytes.fromhex
+        types = _TYPES
+        for pack in data["packs"]:
+            blobs = [
+                Blob(
+                    unhex(entry["id"]),
+                    types[entry["type"]],
+                    entry["offset"],
+                    entry["length"],
+                    entry.get("uncompressed_length", 0),
+                )
+                for entry in pack["blobs"]
+            ]
+            packs.append((unhex(pack["id"]), blobs))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"index: not the JSON that was expected ({error!r})") from error
+    for pack_id, blobs in packs:
+        _check(pack_id, blobs)
+    return packs
+
+
+def _check(pack_id: bytes, blobs: list[Blob]) -> None:
+    if len(pack_id) != 32:
+        raise Damaged(f"index: a pack id of {len(pack_id)} bytes, expected 32")
+    for blob in blobs:
+        numbers = (blob.offset, blob.length, blob.uncompressed)
+        if len(blob.id) != 32 or not all(isinstance(n, int) and 0 <= n < 1 << 32 for n in numbers) or blob.length < 32:
+            raise Damaged(f"index: pack {pack_id.hex()[:8]} has an entry that can't be: {blob.id.hex()[:8]} {numbers}")

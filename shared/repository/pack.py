@@ -1,0 +1,145 @@
+"""Packs: blobs one behind the other, then a sealed header that says what they are.
+
+    blob 1 | ... | blob N | sealed header | u32le length of the sealed header
+    header entry:  type (1) | u32le stored length | [u32le plaintext length, compressed types only] | blob id (32)
+    types:         0 data, 1 tree, 2 compressed data, 3 compressed tree  ->  37 or 41 bytes
+
+Offsets are implicit, so there are no gaps. A pack's id is the SHA-256 of all its bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+from shared.repository.crypto import OVERHEAD, Buffer, Sealer
+from shared.repository.errors import Damaged
+
+ENTRY_PLAIN = struct.Struct("<BI32s")
+ENTRY_COMPRESSED = struct.Struct("<BII32s")
+LENGTH_FIELD = struct.Struct("<I")
+HEADER_MAX = 16 << 20  # bytes of sealed header
+TARGET_SIZE = 16 << 20  # bytes; a pack is closed once it has as many
+TARGET_MIN, TARGET_MAX = 4 << 20, 128 << 20
+COMPRESSED_FLAG = 2
+
+
+class BlobType(IntEnum):
+    """What a blob holds; data and trees never share a pack that we write."""
+
+    DATA = 0
+    TREE = 1
+
+
+class Blob(NamedTuple):
+    """A blob's place in its pack. `length` is as stored, with the 32 bytes of sealing; `uncompressed` is 0 where it is stored bare."""
+
+    id: bytes
+    type: BlobType
+    offset: int
+    length: int
+    uncompressed: int
+
+
+def plaintext_length(blob: Blob) -> int:
+    """The size of a blob's content in bytes."""
+    return blob.uncompressed or blob.length - OVERHEAD
+
+
+def pack_size(blobs: list[Blob]) -> int:
+    """The size in bytes of a pack that holds exactly these blobs."""
+    header = sum(ENTRY_COMPRESSED.size if blob.uncompressed else ENTRY_PLAIN.size for blob in blobs)
+    return sum(blob.length for blob in blobs) + header + OVERHEAD + LENGTH_FIELD.size
+
+
+class PackBuilder:
+    """Collects sealed blobs of one type in memory until the pack is closed.
+
+    The buffer is one allocation that is touched only as far as it is filled. Not thread-safe.
+    """
+
+    def __init__(self, sealer: Sealer, blob_type: BlobType, *, target: int = TARGET_SIZE) -> None:
+        self.type = blob_type
+        self.target = target
+        self.blobs: list[Blob] = []
+        self.size = 0
+        self._sealer = sealer
+        self._buffer = bytearray(target + (1 << 20))
+        self._view = memoryview(self._buffer)
+
+    @property
+    def full(self) -> bool:
+        """Whether it has reached its target size, or its header would outgrow the format's bound."""
+        return self.size >= self.target or len(self.blobs) * ENTRY_COMPRESSED.size >= HEADER_MAX - OVERHEAD - 64
+
+    def add(self, blob_id: bytes, stored: Buffer, uncompressed: int) -> None:
+        """Seal `stored` (compressed where `uncompressed` > 0, else the content itself) as the next blob."""
+        length = len(stored) + OVERHEAD
+        self._reserve(length)
+        self._sealer.seal_into(stored, self._view, self.size)
+        self.blobs.append(Blob(blob_id, self.type, self.size, length, uncompressed))
+        self.size += length
+
+    def close(self) -> memoryview:
+        """Write the header; the pack's bytes. The builder takes no more blobs after that."""
+        header = encode_header(self.blobs)
+        self._reserve(len(header) + OVERHEAD + LENGTH_FIELD.size)
+        end = self._sealer.seal_into(header, self._view, self.size)
+        LENGTH_FIELD.pack_into(self._buffer, end, len(header) + OVERHEAD)
+        self.size = end + LENGTH_FIELD.size
+        return self._view[: self.size]
+
+    def _reserve(self, more: int) -> None:
+        needed = self.size + more
+        if needed > len(self._buffer):
+            grown = bytearray(needed + (2 << 20))
+            grown[: self.size] = self._view[: self.size]
+            self._view.release()
+            self._buffer, self._view = grown, memoryview(grown)
+
+
+def encode_header(blobs: list[Blob]) -> bytes:
+    """A pack's header before sealing."""
+    parts = []
+    for blob in blobs:
+        if blob.uncompressed:
+            parts.append(ENTRY_COMPRESSED.pack(blob.type | COMPRESSED_FLAG, blob.length, blob.uncompressed, blob.id))
+        else:
+            parts.append(ENTRY_PLAIN.pack(blob.type, blob.length, blob.id))
+    return b"".join(parts)
+
+
+def header_length(tail: Buffer, total: int) -> int:
+    """The sealed header's length in bytes, from a pack's last bytes (at least 4) and whole size. Raises Damaged."""
+    if len(tail) < LENGTH_FIELD.size:
+        raise Damaged(f"pack of {total} bytes: too short for a header")
+    (length,) = LENGTH_FIELD.unpack(memoryview(tail)[-LENGTH_FIELD.size :])
+    if not OVERHEAD + ENTRY_PLAIN.size <= length <= min(HEADER_MAX, total - LENGTH_FIELD.size):
+        raise Damaged(f"pack of {total} bytes: its header length says {length}")
+    return int(length)
+
+
+def decode_header(plain: bytes, total: int) -> list[Blob]:
+    """The blobs that an unsealed header lists; they must fill the pack of `total` bytes exactly. Raises Damaged."""
+    blobs: list[Blob] = []
+    at = offset = 0
+    while at < len(plain):
+        kind = plain[at]
+        entry = ENTRY_COMPRESSED if kind & COMPRESSED_FLAG else ENTRY_PLAIN
+        if kind > (BlobType.TREE | COMPRESSED_FLAG):
+            raise Damaged(f"pack header: unknown blob type {kind} at byte {at}")
+        if at + entry.size > len(plain):
+            raise Damaged(f"pack header: it is cut at byte {at} of {len(plain)}")
+        fields = entry.unpack_from(plain, at)
+        length, blob_id = fields[1], fields[-1]
+        uncompressed = fields[2] if kind & COMPRESSED_FLAG else 0
+        if length < OVERHEAD or (kind & COMPRESSED_FLAG and not uncompressed):
+            raise Damaged(f"pack header: entry at byte {at} says {length} stored, {uncompressed} unpacked bytes")
+        blobs.append(Blob(blob_id, BlobType(kind & 1), offset, length, uncompressed))
+        offset += length
+        at += entry.size
+    expected = offset + len(plain) + OVERHEAD + LENGTH_FIELD.size
+    if expected != total:
+        raise Damaged(f"pack header: its blobs make a pack of {expected} bytes, this one has {total}")
+    return blobs
