@@ -33,7 +33,10 @@ class BlobType(IntEnum):
 
 
 class Blob(NamedTuple):
-    """A blob's place in its pack. `length` is as stored, with the 32 bytes of sealing; `uncompressed` is 0 where it is stored bare."""
+    """A blob's place in its pack, in bytes.
+
+    `length` is as stored, with the 32 bytes of sealing; `uncompressed` is 0 where it is stored bare.
+    """
 
     id: bytes
     type: BlobType
