@@ -1,0 +1,26 @@
+"""What all configuration models have in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+
+class Model(BaseModel):
+    """A part of the configuration: unknown keys are errors, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+class Named(Model):
+    """A part that stands under a name; the name is the mapping's key and no field of its own."""
+
+    _id: str = PrivateAttr(default="")
+
+    @property
+    def id(self) -> str:
+        """The name it stands under."""
+        return self._id
+
+    def give_id(self, name: str) -> None:
+        """Told once, by the loader."""
+        self._id = name

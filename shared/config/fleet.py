@@ -1,0 +1,159 @@
+"""The loaded configuration: `Fleet.load(path)`, and the questions that the rest of Holdfast asks it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from shared.config import loader
+from shared.config.checks import DEFAULT_REGION, policy_of
+from shared.config.models import Defaults, FleetFile, Policy, Region, Site, Source
+from shared.config.problems import nearest
+from shared.config.secrets import Secret, machine_password
+from shared.errors import ConfigError
+from shared.storage.api import ObjectStore
+
+Part = TypeVar("Part")
+
+_SYSTEM = "/etc/"  # a file below it belongs to the machine, and so does its state
+
+
+@dataclass(frozen=True, slots=True)
+class SiteAccess:
+    """All that opens a site, as plain values that travel to an engine as JSON. `credentials` may hold keys."""
+
+    id: str
+    url: str
+    credentials: dict[str, str | list[str]] | None
+    ca_file: str | None
+    connections: int
+
+    def __repr__(self) -> str:
+        return f"SiteAccess(id={self.id!r}, url={self.url!r})"
+
+
+class Fleet:
+    """One configuration file, checked as a whole. It does not change; a changed file is loaded anew."""
+
+    def __init__(self, path: str, file: FleetFile) -> None:
+        self.path = os.path.abspath(path)
+        self.sites: Mapping[str, Site] = file.sites
+        self.policies: Mapping[str, Policy] = file.policies
+        self.sources: Mapping[str, Source] = file.sources
+        self.regions: Mapping[str, Region] = file.regions
+        self.defaults: Defaults = file.defaults
+        self.secret = file.secret
+        self.recovery_password: Secret = file.recovery_password
+        self._file = file
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Read and check a file. Raises ConfigInvalid, which lists all that is wrong, or ConfigError."""
+        return cls(path, loader.load(path))
+
+    @property
+    def directory(self) -> str:
+        """Where the file lies; relative paths in it start here."""
+        return os.path.dirname(self.path)
+
+    @property
+    def state_dir(self) -> str:
+        """Journals and logs: /var/lib/holdfast for a file below /etc, else `.holdfast/state` beside the file."""
+        return self._file.state_dir or self._place("/var/lib/holdfast", "state")
+
+    @property
+    def cache_dir(self) -> str:
+        """What may be deleted at any time: /var/cache/holdfast for a file below /etc, else `.holdfast/cache`."""
+        return self._file.cache_dir or self._place("/var/cache/holdfast", "cache")
+
+    def site(self, name: str) -> Site:
+        """A site by its id. Raises ConfigError."""
+        return _known(self.sites, name, "site", self.path)
+
+    def source(self, name: str) -> Source:
+        """A source by its id. Raises ConfigError."""
+        return _known(self.sources, name, "source", self.path)
+
+    def region(self, name: str = "") -> Region:
+        """A region by its name, or the only one. Raises ConfigError."""
+        if not name and len(self.regions) > 1:
+            raise ConfigError(f"{self.path} has {len(self.regions)} regions: say which ({', '.join(self.regions)})")
+        return _known(self.regions, name or next(iter(self.regions)), "region", self.path)
+
+    def broker_url(self, region: str = "") -> str | None:
+        """The Redis URL of a region, which may hold a password; None: `holdfast up` runs one (embedded)."""
+        broker = self.region(region).broker
+        if isinstance(broker, Secret):
+            return broker.read("broker url").decode()
+        return broker
+
+    def policy_for(self, source: str) -> Policy | None:
+        """The policy that a source follows: the first of the file that selects it."""
+        return policy_of(self.source(source), self.policies.values())
+
+    def sources_of(self, policy: str) -> list[Source]:
+        """The sources that follow a policy, in the file's order."""
+        return [source for source in self.sources.values() if (own := self.policy_for(source.id)) and own.id == policy]
+
+    def repository_of(self, source: str) -> str:
+        """The repository of a source: its own id, unless it names another to share."""
+        return self.source(source).repository or source
+
+    def configured_primary(self, source: str) -> str:
+        """The site that the configuration names primary for a source. Only `topology.current()` says which one is.
+
+        Raises ConfigError where no policy selects the source and there are several sites.
+        """
+        policy = self.policy_for(source)
+        if policy and policy.primary:
+            return policy.primary
+        keeping = [site.id for site in self.sites.values() if not site.witness]
+        if len(keeping) == 1:
+            return keeping[0]
+        raise ConfigError(
+            f"source {source} has no primary: no policy of {self.path} selects it",
+            hint=f"Name a site ({', '.join(keeping)}), or give it a label that a policy selects",
+        )
+
+    def site_access(self, name: str) -> SiteAccess:
+        """What an engine is told to open a site; may read the environment. Raises ConfigError."""
+        site = self.site(name)
+        credentials = site.credentials.reference(f"credentials of site {name}") if site.credentials else None
+        return SiteAccess(name, site.url, credentials, site.ca_file, site.connections)
+
+    def open_site(self, name: str, *, create: bool = False) -> ObjectStore:
+        """Open a site's store. Raises ConfigError, StorageError."""
+        from shared.config.stores import open_site
+
+        return open_site(self.site_access(name), create=create)
+
+    def machine_password(self, repository_id: str) -> str:
+        """A repository's machine password. Reads the fleet secret. Raises ConfigError."""
+        return machine_password(self.secret.read(), repository_id)
+
+    def _place(self, system: str, own: str) -> str:
+        if os.path.realpath(self.path).startswith(_SYSTEM):
+            return system
+        return os.path.join(self.directory, ".holdfast", own)
+
+    def __repr__(self) -> str:
+        return f"Fleet({self.path!r}, sites={list(self.sites)}, sources={len(self.sources)})"
+
+
+def _known(parts: Mapping[str, Part], name: str, what: str, path: str) -> Part:
+    if name in parts:
+        return parts[name]
+    raise ConfigError(
+        f'there is no {what} "{name}" in {path}{nearest(name, parts)}',
+        hint=f"There are: {_few(parts)}" if parts else f"It has no {what}s yet",
+    )
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+
+
+__all__ = ["DEFAULT_REGION", "Fleet", "SiteAccess"]

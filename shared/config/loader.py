@@ -1,0 +1,124 @@
+"""From the bytes of a file to a checked `FleetFile`: reads, validates, names regions, and words what is wrong."""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from shared.config import checks
+from shared.config.base import Named
+from shared.config.document import Document, parse
+from shared.config.models import FleetFile, Region
+from shared.config.problems import ConfigInvalid, Path, Problem, found, nearest
+from shared.config.values import EXPECTED, EXPECTED_SECRET
+from shared.errors import ConfigError
+
+_FILE_AT_MOST = 64 << 20  # bytes
+_HINT = "`holdfast init` writes one; --config or $HOLDFAST_CONFIG names another"
+
+
+def load(path: str) -> FleetFile:
+    """Read and check a file. Raises ConfigInvalid, which lists all that is wrong; ConfigError if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(_FILE_AT_MOST + 1)
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration {path}: {error.strerror}", hint=_HINT) from None
+    if len(raw) > _FILE_AT_MOST:
+        raise ConfigError(f"the configuration {path} is larger than {_FILE_AT_MOST >> 20} MiB: is it the right file?")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigInvalid(path, [Problem((), line, "this is not UTF-8")]) from None
+    return load_text(text, path)
+
+
+def load_text(text: str, path: str) -> FleetFile:
+    """Check a file's text; `path` names it in errors, and its directory is where relative paths start."""
+    document = parse(text)
+    if not isinstance(document.data, dict):
+        problems = document.problems or [Problem((), 0, f"expected a mapping, found {found(document.data)}")]
+        raise ConfigInvalid(path, problems)
+    problems = list(document.problems)
+    model: FleetFile | None = None
+    try:
+        directory = os.path.dirname(os.path.abspath(path))
+        model = FleetFile.model_validate(document.data, context={"directory": directory})
+    except ValidationError as error:
+        problems += _problems(error, document)
+    if model is not None:
+        if not model.regions:
+            model.regions[checks.DEFAULT_REGION] = Region()
+        for group in (model.regions, model.sites, model.policies, model.sources):
+            _give_ids(group)
+        problems += [Problem(place, document.line(place), reason) for place, reason in checks.check(model)]
+    if problems or model is None:
+        raise ConfigInvalid(path, problems)
+    return model
+
+
+def _give_ids(parts: Mapping[str, Named]) -> None:
+    for name, part in parts.items():
+        part.give_id(name)
+
+
+def _problems(error: ValidationError, document: Document) -> Iterable[Problem]:
+    for detail in error.errors(include_url=False):
+        path: Path = detail["loc"]
+        value = detail["input"]
+        if path and path[-1] == "[key]":
+            path = path[:-1]
+            reason = f"{detail['msg']}, found {found(path[-1])}"
+        elif detail["type"] == "extra_forbidden":
+            known = _fields(path[:-1])
+            reason = f"unknown key{nearest(str(path[-1]), known)}"
+            if not nearest(str(path[-1]), known):
+                reason += f"; known are: {', '.join(known)}"
+        elif detail["type"] == "missing":
+            reason = "is missing"
+        elif detail["type"] in {"model_type", "model_attributes_type"}:
+            reason = f"expected a mapping, found {found(value)}"
+        elif detail["type"] == EXPECTED:
+            reason = f"{detail['msg']}, found {found(value)}{_near_choice(detail, value)}"
+        elif detail["type"] == EXPECTED_SECRET:
+            reason = detail["msg"]
+        else:
+            reason = detail["msg"]
+        yield Problem(path, document.line(path), reason)
+
+
+def _near_choice(detail: Any, value: object) -> str:
+    words = detail.get("ctx", {}).get("words", "")
+    options = words.replace(" or ", ", ").split(", ")
+    return nearest(value, options) if isinstance(value, str) and all(" " not in option for option in options) else ""
+
+
+def _fields(path: Path) -> list[str]:
+    """The keys that may stand at `path`."""
+    kind: Any = FleetFile
+    for part in path:
+        kind = _step(kind, part)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _step(kind: Any, part: str | int) -> Any:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        info = kind.model_fields.get(str(part))
+        return _plain(info.annotation) if info else None
+    return _plain(get_args(kind)[-1]) if get_origin(kind) is dict else None
+
+
+def _plain(kind: Any) -> Any:
+    """A type without `Annotated` and `| None`."""
+    if get_origin(kind) is Annotated:
+        return _plain(get_args(kind)[0])
+    if get_origin(kind) in {typing.Union, types.UnionType}:
+        models = [one for one in get_args(kind) if isinstance(one, type) and issubclass(one, BaseModel)]
+        return models[0] if models else None
+    return kind

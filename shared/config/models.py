@@ -1,0 +1,212 @@
+"""The fleet's file as typed models, one class a mapping of the file. What refers to what is checked in `checks`.
+
+A source has two halves. `SourceFacts` is what a scheduler knows. `SourceBody` is what only the executor knows, and is
+all that an agent's own file holds of a source. In one file both stand in the same mapping: `Source`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared.config.base import Model, Named
+from shared.config.secrets import Credentials, FleetSecret, Secret
+from shared.config.values import (
+    NAME,
+    AbsolutePath,
+    BesidePath,
+    Duration,
+    Flag,
+    Id,
+    Labels,
+    Name,
+    OneOrMore,
+    Program,
+    Select,
+    Selector,
+    Several,
+    SiteUrl,
+    Size,
+    Text,
+    When,
+    choice,
+    expected_secret,
+    mapping_of,
+    whole_number,
+    wrong,
+)
+
+_BROKERS = ("redis://", "rediss://", "unix://")
+_ALL = Selector("*")
+
+
+class Site(Named):
+    """A place that keeps copies, or a witness that only votes."""
+
+    url: SiteUrl  # a directory's path (taken from the file's directory), or s3:https://host[:port]/bucket[/prefix]
+    kind: Annotated[Literal["directory", "s3", ""], choice("directory", "s3")] = ""  # empty: what the url says
+    region: Annotated[str, NAME] = ""  # empty: the only region
+    witness: Flag = False
+    credentials: Credentials | None = None
+    ca_file: BesidePath | None = None
+    connections: Annotated[int, whole_number(" of connections", least=1, most=256)] = 8
+
+    @property
+    def is_s3(self) -> bool:
+        """Whether it is an S3 bucket; a directory else."""
+        return self.url.startswith("s3:")
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.kind and (self.kind == "s3") != self.is_s3:
+            raise wrong(
+                f'kind is {self.kind}, but url is "{self.url}" (s3 needs s3:https://host/bucket, a directory a path)'
+            )
+        if not self.is_s3 and (self.credentials or self.ca_file):
+            raise wrong("a directory needs neither credentials nor ca_file")
+        if self.is_s3 and self.credentials is None:
+            raise wrong("an s3 site needs credentials: one of env, file, command")
+        return self
+
+
+class Region(Named):
+    """One control plane. Without a `broker`, `holdfast up` runs one of its own there (embedded)."""
+
+    broker: str | Secret | None = Field(default=None, repr=False)  # a URL may hold a password
+
+    @model_validator(mode="before")
+    @classmethod
+    def _broker(cls, value: object) -> object:
+        if isinstance(value, dict):
+            given = value.get("broker")
+            if given is not None and not isinstance(given, Secret):
+                if isinstance(given, dict):
+                    return {**value, "broker": Secret.model_validate(given)}
+                if not isinstance(given, str) or not given.startswith(_BROKERS):
+                    raise expected_secret(
+                        "broker as redis://host:port/0, rediss://, unix://, or one of file, env, command"
+                    )
+        return value
+
+
+class Copies(Model):
+    """Where copies go besides the primary: sites by name, or a number of them."""
+
+    sites: Annotated[tuple[Name, ...], OneOrMore] | None = None
+    number: Annotated[int, whole_number(" of copies", least=1)] | None = None
+    across: Annotated[Literal["sites", "regions"], choice("sites", "regions")] = "sites"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.sites is None) == (self.number is None):
+            raise wrong("give either sites, or a number (with across: sites or regions)")
+        return self
+
+
+class Retention(Model):
+    """How many snapshots stay, per kind of period. Kept for prune; nothing is deleted by this release."""
+
+    keep_last: Annotated[int, whole_number(" of snapshots")] | None = None
+    keep_hourly: Annotated[int, whole_number(" of hours")] | None = None
+    keep_daily: Annotated[int, whole_number(" of days")] | None = None
+    keep_weekly: Annotated[int, whole_number(" of weeks")] | None = None
+    keep_monthly: Annotated[int, whole_number(" of months")] | None = None
+    keep_yearly: Annotated[int, whole_number(" of years")] | None = None
+    keep_within: Duration | None = None
+
+
+class Policy(Named):
+    """What sources chosen by label get. A source follows the first policy of the file that selects it."""
+
+    select: Select = _ALL
+    primary: Name = ""  # empty: the only site
+    copies: Copies | None = None
+    full: When | None = None
+    incremental: When | None = None
+    timezone: Text = "UTC"  # of cron lines; an IANA name
+    rpo: Duration | None = None
+    rto: Duration | None = None
+    retention: Retention | None = None
+
+    @model_validator(mode="after")
+    def _wants_something(self) -> Self:
+        if self.full is None and self.incremental is None:
+            raise wrong("has no schedule: give full, incremental or both")
+        return self
+
+
+class SourceFacts(Named):
+    """The half that a scheduler knows."""
+
+    labels: Labels = Field(default_factory=dict)
+    owner: Text | None = None
+    host: Name | None = None
+    pool: Name | None = None
+    repository: Id | None = None  # None: the source's own id
+
+
+class Hooks(Model):
+    """Programs run around a backup."""
+
+    before: Program | None = None
+    after: Program | None = None
+
+
+class SourceBody(Named):
+    """The half that only the executor knows: what is read, and how."""
+
+    paths: Annotated[tuple[AbsolutePath, ...], OneOrMore] | None = None
+    command: Program | None = None
+    excludes: Annotated[tuple[Text, ...], Several] = ()
+    exclude_files: Annotated[tuple[BesidePath, ...], Several] = ()
+    exclude_caches: Flag = False
+    exclude_if_present: Annotated[tuple[Text, ...], Several] = ()
+    one_file_system: Flag = False
+    exclude_larger_than: Size | None = None
+    hooks: Hooks | None = None
+
+    @model_validator(mode="after")
+    def _one_content(self) -> Self:
+        if self.paths is not None and self.command is not None:
+            raise wrong("has both paths and command: a source is one or the other")
+        return self
+
+
+class Source(SourceFacts, SourceBody):
+    """Both halves in one mapping. Its body may be absent, where an agent's own file has it."""
+
+    @model_validator(mode="after")
+    def _one_executor(self) -> Self:
+        if self.host is not None and self.pool is not None:
+            raise wrong("has both host and pool: it is read by that host, or by any worker of that pool")
+        return self
+
+    @property
+    def has_body(self) -> bool:
+        """Whether this file says what is read."""
+        return self.paths is not None or self.command is not None
+
+
+class Defaults(Model):
+    """What backups use unless told otherwise."""
+
+    compression: Annotated[
+        Literal["off", "fastest", "default", "better", "max"], choice("off", "fastest", "default", "better", "max")
+    ] = "default"
+    pack_size: Size = 16 * 1024 * 1024
+    read_concurrency: Annotated[int, whole_number(" of helpers", least=0, most=256)] = 0  # 0: one per core
+
+
+class FleetFile(Model):
+    """The whole file."""
+
+    secret: FleetSecret
+    recovery_password: Secret
+    state_dir: BesidePath = ""
+    cache_dir: BesidePath = ""
+    defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()
+    regions: Annotated[dict[Name, Region], mapping_of("regions by name")] = Field(default_factory=dict)
+    sites: Annotated[dict[Name, Site], mapping_of("sites by name")]
+    policies: Annotated[dict[Name, Policy], mapping_of("policies by name")] = Field(default_factory=dict)
+    sources: Annotated[dict[Id, Source], mapping_of("sources by id")] = Field(default_factory=dict)

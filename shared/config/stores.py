@@ -1,0 +1,45 @@
+"""From a site's access to its opened store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.storage.api import ObjectStore
+from shared.storage.credentials import (
+    CredentialsProvider,
+    CredentialsSpec,
+    credentials_from_command,
+    credentials_from_file,
+)
+from shared.storage.open import open_store
+
+if TYPE_CHECKING:
+    from shared.config.fleet import SiteAccess
+
+
+def open_site(access: SiteAccess, *, create: bool = False) -> ObjectStore:
+    """Open a site. `create` makes a directory that is not there. Raises StorageError."""
+    return open_store(
+        access.url,
+        credentials=_credentials(access.credentials),
+        ca_file=access.ca_file,
+        connections=access.connections,
+        name=access.id,
+        create=create,
+    )
+
+
+def _credentials(reference: dict[str, str | list[str]] | None) -> CredentialsProvider | CredentialsSpec | None:
+    if reference is None:
+        return None
+    file, command = reference.get("file"), reference.get("command")
+    if isinstance(file, str):
+        return credentials_from_file(file)
+    if isinstance(command, list):
+        return credentials_from_command(command)
+    token = reference.get("session_token")
+    return CredentialsSpec(
+        access_key=str(reference["access_key"]),
+        secret_key=str(reference["secret_key"]),
+        session_token=str(token) if token else None,
+    )
