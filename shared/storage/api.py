@@ -86,7 +86,7 @@ class ObjectStore(Protocol):
         """Store `data` unless `key` exists; True if this call's bytes are there now. Atomic, durable on return."""
 
     def compare_and_swap(self, key: str, data: Buffer, *, version: str) -> bool:
-        """Replace `key` if it still has the `version` that `get_versioned` gave; False if it has another, or is gone."""
+        """Replace `key` if it still has the `version` that `get_versioned` gave; False if it has not, or is gone."""
 
     def get(self, key: str) -> bytes:
         """The whole object. Raises MissingObject."""

@@ -1,0 +1,56 @@
+"""When to try again: exponential backoff with full jitter, until a deadline.
+
+Only `Transient` is tried again. Full jitter (a wait drawn evenly from zero to the bound) keeps a
+thousand agents from coming back in step when a site returns.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from shared.storage.api import Transient
+
+T = TypeVar("T")
+
+DEFAULT_DEADLINE = 60.0  # seconds; outlasts the restart of a MinIO
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long and how often to try again. All times in seconds, on the monotonic clock.
+
+    The deadline counts from the first failure, not from the start: a pack that takes minutes over
+    a slow line still gets its second try. `sleep`, `clock` and `draw` (0.0 to 1.0) are for tests.
+    """
+
+    deadline: float = DEFAULT_DEADLINE
+    first: float = 0.1  # bound of the first wait; doubled each time
+    longest: float = 5.0  # bound of every wait
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+    draw: Callable[[], float] = field(default=random.random, repr=False)
+
+    def run(self, attempt: Callable[[], T]) -> T:
+        """The result of `attempt`, called again after each Transient; the last Transient when time is up."""
+        tries = 0
+        end = None
+        while True:
+            try:
+                return attempt()
+            except Transient as error:
+                tries += 1
+                now = self.clock()
+                if end is None:
+                    end = now + self.deadline
+                wait = self.draw() * min(self.longest, self.first * 2.0 ** min(tries - 1, 32))
+                if now + wait > end:
+                    if tries == 1:
+                        raise
+                    spent = now - end + self.deadline
+                    message = f"{error.args[0]}, given up after {tries} tries in {spent:.1f} s"
+                    raise Transient(message, hint=error.hint) from error
+                self.sleep(wait)

@@ -1,0 +1,219 @@
+"""One signed S3 request, without the copies and hashes that minio-py's own calls make.
+
+minio-py hashes each upload again (SHA-256 over http, MD5 over https), retries by itself and asks
+for a bucket's region first. So its signer is used, and the request is sent here: signed with the
+hash that the caller knows, over a pool of urllib3 whose retries are off (`RetryPolicy` decides).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import SplitResult, urlsplit
+
+import certifi
+import urllib3
+from minio import time as s3time
+from minio.credentials.credentials import Credentials
+from minio.helpers import queryencode, quote
+from minio.signer import sign_v4_s3
+from urllib3.exceptions import HTTPError, SSLError
+
+from shared.storage.api import Buffer, Denied, Permanent, Transient
+from shared.storage.credentials import CredentialsCache, CredentialsSpec
+from shared.storage.failures import Place
+from shared.storage.s3errors import HINT_CERTIFICATE, HINT_UNREACHABLE, hint_for, parse_error, sort_answer
+
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+
+_CONNECT_TIMEOUT = 10.0  # seconds
+_SOCKET_TIMEOUT = 60.0  # seconds without a byte in either direction
+# Python's sendall counts its time-out over all that it is given: given a piece at a time, it counts per piece.
+_PIECE = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server said. `data` is whole: urllib3 checks its length against Content-Length."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+    code: str  # S3's error code, empty on success
+
+
+class S3Http:
+    """Signed requests to one bucket. Safe for as many threads at once as `connections`; more wait."""
+
+    def __init__(
+        self,
+        place: Place,
+        endpoint: str,
+        bucket: str,
+        credentials: CredentialsCache,
+        *,
+        ca_file: str | None,
+        connections: int,
+        deadline: float,
+    ) -> None:
+        self._place = place
+        self._endpoint = urlsplit(endpoint)
+        self._bucket = bucket
+        self._credentials = credentials
+        # Named, so that nobody asks for it; a server that wants another says which, and is believed once.
+        self._region = "us-east-1"
+        timeout = urllib3.Timeout(
+            connect=max(0.1, min(_CONNECT_TIMEOUT, deadline)), read=max(0.1, min(_SOCKET_TIMEOUT, deadline))
+        )
+        host = self._endpoint.hostname or ""
+        if self._endpoint.scheme == "https":
+            self._pool: urllib3.HTTPConnectionPool = urllib3.HTTPSConnectionPool(
+                host,
+                self._endpoint.port,
+                maxsize=connections,
+                block=True,
+                retries=False,
+                timeout=timeout,
+                ssl_context=self._trust(ca_file),
+            )
+        else:
+            self._pool = urllib3.HTTPConnectionPool(
+                host, self._endpoint.port, maxsize=connections, block=True, retries=False, timeout=timeout
+            )
+
+    def send(
+        self,
+        method: str,
+        key: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Buffer | None = None,
+        sha256: str = EMPTY_SHA256,
+        passing: frozenset[int] = frozenset(),
+        wanted: str = "",
+    ) -> Answer:
+        """One request, once more where credentials were renewed or the region was corrected.
+
+        `key` is whole, below the bucket; "" is the bucket. `sha256`: of `body`. `passing`: the statuses
+        besides 200, 204 and 206 that are answers and no errors. `wanted`: what messages name, if not `key`.
+        Raises StorageError.
+        """
+        renewed = moved = False
+        while True:
+            credentials = self._credentials.current()
+            answer, region = self._exchange(
+                method, key, query=query or {}, extra=headers or {}, body=body, sha256=sha256, credentials=credentials
+            )
+            if answer.status in {200, 204, 206} or answer.status in passing:
+                return answer
+            if region and region != self._region and not moved:
+                self._region, moved = region, True
+                continue
+            kind = sort_answer(answer.status, answer.code)
+            if kind is Denied and not renewed and self._credentials.renew(credentials):
+                renewed = True
+                continue
+            reason = f"{answer.status} {answer.code}".strip()
+            raise self._place.fail(kind, method, wanted or key, reason, hint_for(answer.status, answer.code))
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._pool.close()
+
+    def _exchange(
+        self,
+        method: str,
+        key: str,
+        *,
+        query: Mapping[str, str],
+        extra: Mapping[str, str],
+        body: Buffer | None,
+        sha256: str,
+        credentials: CredentialsSpec,
+    ) -> tuple[Answer, str]:
+        """Sign, send, read: the answer, and the region that the server names."""
+        path = f"/{self._bucket}/{quote(key)}" if key else f"/{self._bucket}"
+        url = SplitResult(
+            self._endpoint.scheme,
+            self._endpoint.netloc,
+            path,
+            "&".join(f"{queryencode(name)}={queryencode(value)}" for name, value in sorted(query.items())),
+            "",
+        )
+        now = s3time.utcnow()
+        headers: dict[str, str | list[str] | tuple[str]] = {
+            "Host": url.netloc,
+            "x-amz-content-sha256": sha256,
+            "x-amz-date": s3time.to_amz_date(now),
+            **extra,
+        }
+        if credentials.session_token:
+            headers["X-Amz-Security-Token"] = credentials.session_token
+        signed = sign_v4_s3(
+            method=method,
+            url=url,
+            region=self._region,
+            headers=headers,
+            credentials=Credentials(credentials.access_key, credentials.secret_key, credentials.session_token),
+            content_sha256=sha256,
+            date=now,
+        )
+        sent = {name: str(value) for name, value in signed.items()}
+        sent["User-Agent"] = "holdfast"
+        pieces: Iterable[bytes] | None = None
+        if body is not None:
+            view = memoryview(body).cast("B")
+            sent["Content-Length"] = str(view.nbytes)
+            # Views and no copies: what a socket sends is any buffer, though urllib3's types say bytes.
+            pieces = cast("Iterable[bytes]", (view[at : at + _PIECE] for at in range(0, view.nbytes, _PIECE)))
+        try:
+            response = self._pool.urlopen(
+                method,
+                f"{path}?{url.query}" if url.query else path,
+                body=pieces,
+                headers=sent,
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+            )
+        except SSLError as error:
+            raise self._certificate_or_transient(error, method, key) from error
+        except (HTTPError, OSError) as error:
+            raise self._place.fail(Transient, method, key, _reason(error), HINT_UNREACHABLE) from error
+        code, region = "", response.headers.get("x-amz-bucket-region", "")
+        if response.status >= 300:
+            code, named = parse_error(response.data)
+            code = code or response.headers.get("x-minio-error-code", "")
+            region = named or region
+        return Answer(response.status, response.headers, response.data, code), region
+
+    def _certificate_or_transient(self, error: SSLError, method: str, key: str) -> Exception:
+        cause = error.args[0] if error.args else None
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            reason = f"its certificate is not trusted: {cause.verify_message}"
+            return self._place.fail(Permanent, method, key, reason, HINT_CERTIFICATE)
+        return self._place.fail(Transient, method, key, _reason(error), HINT_UNREACHABLE)
+
+    def _trust(self, ca_file: str | None) -> ssl.SSLContext:
+        if ca_file is None:
+            paths = ssl.get_default_verify_paths()
+            # An image without the system's authorities still has those that came with minio-py.
+            return ssl.create_default_context(cafile=None if paths.cafile or paths.capath else certifi.where())
+        try:
+            return ssl.create_default_context(cafile=ca_file)
+        except (OSError, ssl.SSLError) as error:
+            reason = f"ca_file {ca_file}: {error.strerror or error}"
+            raise self._place.fail(Permanent, "open", "", reason, "Name a readable PEM file of certificates") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in words: urllib3 wraps what the socket said, with object addresses around it."""
+    for inner in (error, *error.args):
+        if isinstance(inner, BaseException) and inner is not error:
+            return _reason(inner)
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.rpartition(": ")[2] if " object at 0x" in text else text or type(error).__name__
