@@ -6,9 +6,12 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 
 class Model(BaseModel):
-    """A part of the configuration: unknown keys are errors, nothing changes after loading."""
+    """A part of the configuration: unknown keys are errors, nothing changes after loading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+    Built when the file is first validated, as one schema: half the start-up of a command.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Named(Model):

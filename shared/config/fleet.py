@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from shared.config import loader
-from shared.config.checks import DEFAULT_REGION, policy_of
+from shared.config.checks import policy_of
 from shared.config.models import Defaults, FleetFile, Policy, Region, Site, Source
 from shared.config.problems import nearest
-from shared.config.secrets import Secret, machine_password
+from shared.config.secrets import Secret
 from shared.errors import ConfigError
 from shared.storage.api import ObjectStore
 
@@ -131,6 +131,8 @@ class Fleet:
 
     def machine_password(self, repository_id: str) -> str:
         """A repository's machine password. Reads the fleet secret. Raises ConfigError."""
+        from shared.repository.keys import machine_password
+
         return machine_password(self.secret.read(), repository_id)
 
     def _place(self, system: str, own: str) -> str:
@@ -154,6 +156,3 @@ def _known(parts: Mapping[str, Part], name: str, what: str, path: str) -> Part:
 def _few(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
-
-
-__all__ = ["DEFAULT_REGION", "Fleet", "SiteAccess"]

@@ -1,12 +1,7 @@
-"""Secrets by reference: read when they are needed, from where the file says, and never shown.
-
-What derives from the fleet secret is derived here, so that no other place needs to hold it.
-"""
+"""Secrets by reference: read when they are needed, from where the file says, and never shown."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import subprocess
 from typing import Self
@@ -107,11 +102,6 @@ class Credentials(_Reference):
         }
         token = os.environ.get(f"{self.env}_SESSION_TOKEN", "")
         return {**keys, "session_token": token} if token else keys
-
-
-def machine_password(fleet_secret: bytes, repository_id: str) -> str:
-    """The password of a repository's machine key: 64 hex characters of HMAC-SHA256(fleet secret, repository id)."""
-    return hmac.new(fleet_secret, repository_id.encode(), hashlib.sha256).hexdigest()
 
 
 def _read_variable(name: str, what: str) -> str:
