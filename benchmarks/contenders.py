@@ -1,0 +1,175 @@
+"""The tools in the ring, each as the command lines that a person would type.
+
+A contender is told a repository's place by name and gives a list for each step. It keeps what it caches in a directory
+of its own below the run's work directory, so that a cold cache is an empty directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sites import Place
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class Contender(Protocol):
+    """A backup tool, bound to one repository."""
+
+    name: str
+
+    def env(self) -> dict[str, str]:
+        """The whole environment of its commands."""
+
+    def init(self) -> list[str]:
+        """Create the repository."""
+
+    def backup(self, *, full: bool) -> list[str]:
+        """Back up the data set; the first time, or after a change."""
+
+    def restore(self, target: str) -> list[str]:
+        """Restore the latest snapshot below `target`, which is empty."""
+
+    def forget_caches(self) -> None:
+        """Delete what the tool keeps locally between runs."""
+
+
+class Restic:
+    """Stock restic, with its defaults."""
+
+    name = "restic"
+
+    def __init__(self, binary: str, place: Place, repository: str, data: str, work: str) -> None:
+        self._command = [binary, "--cache-dir", os.path.join(work, "restic-cache")]
+        self._env = {
+            **_plain_env(work),
+            **place.env,
+            "RESTIC_PASSWORD": "a password for the bench",
+            "RESTIC_REPOSITORY": place.url(repository),
+        }
+        self._data = data
+        self._cache = os.path.join(work, "restic-cache")
+
+    def env(self) -> dict[str, str]:
+        """Return password and repository as restic reads them."""
+        return self._env
+
+    def init(self) -> list[str]:
+        """Return `restic init`."""
+        return [*self._command, "init"]
+
+    def backup(self, *, full: bool) -> list[str]:
+        """Return `restic backup`; it finds the parent by itself."""
+        del full  # its first backup of a path reads all, later ones what has changed
+        return [*self._command, "backup", self._data]
+
+    def restore(self, target: str) -> list[str]:
+        """Return `restic restore latest`."""
+        return [*self._command, "restore", "latest", "--target", target]
+
+    def forget_caches(self) -> None:
+        """Delete its cache directory."""
+        shutil.rmtree(self._cache, ignore_errors=True)
+
+
+class Holdfast:
+    """Holdfast's command with `--direct`: no Redis, no worker; a process started for each run, as with restic."""
+
+    name = "holdfast"
+
+    def __init__(self, binary: str, place: Place, repository: str, data: str, work: str) -> None:
+        self._env = {
+            **_plain_env(work),
+            **place.env,
+            "BENCH_SECRET": secrets.token_hex(32),
+            "BENCH_PASSWORD": "a recovery password for the bench",
+        }
+        site: dict[str, object] = {"url": place.url(repository)}
+        if place.env:
+            site["credentials"] = {"env": "AWS"}
+        self._cache = os.path.join(work, "holdfast-cache")
+        fleet = {
+            "secret": {"env": "BENCH_SECRET"},
+            "recovery_password": {"env": "BENCH_PASSWORD"},
+            "state_dir": os.path.join(work, "holdfast-state"),
+            "cache_dir": self._cache,
+            "sites": {"bench": site},
+            "policies": {"bench": {"select": "*", "primary": "bench", "full": "1d"}},
+            "sources": {"bench": {"paths": [data]}},
+        }
+        config = os.path.join(work, "holdfast.yaml")
+        with open(config, "w", encoding="utf-8") as file:
+            json.dump(fleet, file, indent=2)  # JSON is YAML
+        self._command = [binary, "--config", config]
+
+    def env(self) -> dict[str, str]:
+        """Return the secrets that the fleet's file names."""
+        return self._env
+
+    def init(self) -> list[str]:
+        """Return `holdfast init` for the one source's repository."""
+        return [*self._command, "init", "--direct"]
+
+    def backup(self, *, full: bool) -> list[str]:
+        """Return `holdfast backup`, full or incremental."""
+        return [*self._command, "backup", "bench", "--full" if full else "--incremental", "--direct"]
+
+    def restore(self, target: str) -> list[str]:
+        """Return `holdfast restore` of the latest snapshot."""
+        return [*self._command, "restore", "bench", "--target", target, "--direct"]
+
+    def forget_caches(self) -> None:
+        """Delete its cache directory; journals are no cache."""
+        shutil.rmtree(self._cache, ignore_errors=True)
+
+
+def tools() -> dict[str, str]:
+    """Return what the fetch script has put into the cache, name to path."""
+    script = os.path.join(ROOT, "deploy", "tools", "fetch.py")
+    try:
+        done = subprocess.run([sys.executable, script, "--print"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+KINDS: dict[str, Callable[[str, Place, str, str, str], Contender]] = {"restic": Restic, "holdfast": Holdfast}
+"""The tools by name; ratios are taken against the first."""
+
+
+def find(tool: str) -> str | None:
+    """Return a tool's program: restic is `$RESTIC`, the fetched 0.18 or that on PATH; holdfast is this Python's."""
+    if tool == "restic":
+        return os.environ.get("RESTIC") or tools().get("restic-0.18") or shutil.which("restic")
+    beside = os.path.join(os.path.dirname(sys.executable), "holdfast")
+    return beside if os.access(beside, os.X_OK) else shutil.which("holdfast")
+
+
+def version(tool: str, binary: str) -> str:
+    """Return the first line that a tool says of its version, or "" where it does not run."""
+    command = [binary, "version" if tool == "restic" else "--version"]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip().partition("\n")[0]
+
+
+def _plain_env(work: str) -> dict[str, str]:
+    """Return an environment without the caller's settings for either tool."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": work,
+        "TMPDIR": work,
+        "LANG": "C.UTF-8",
+        "no_proxy": "127.0.0.1",
+    }

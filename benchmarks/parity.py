@@ -1,0 +1,89 @@
+"""What the tools ask of the kernel, counted by strace: a figure counts only with equal fsyncs, locks and xattr reads.
+
+Counts, not times: strace slows a program many times over, so this stands apart from the measured runs and uses a tenth
+of the small corpus.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contenders import Contender
+
+SYNCS = ("fsync", "fdatasync", "syncfs", "sync_file_range", "sync")
+LISTS = ("listxattr", "llistxattr", "flistxattr")
+GETS = ("getxattr", "lgetxattr", "fgetxattr")
+NAMES = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat")
+OPENS = ("openat", "openat2", "open")
+CALL = re.compile(r"^\d+ +(?:<\.\.\. )?([a-z_0-9]+)[( ]")
+ROWS = ("files put", "syncs", "locks put", "locks removed", "xattr lists", "xattr reads", "opens")
+
+
+def count(contender: Contender, command: Sequence[str], *, work: str) -> dict[str, int]:
+    """Run one command under strace and return its counts by ROWS.
+
+    Raises subprocess.CalledProcessError where it fails, FileNotFoundError where there is no strace.
+    """
+    log = os.path.join(work, "strace.log")
+    calls = ",".join((*SYNCS, *LISTS, *GETS, *NAMES, *OPENS))
+    trace = [
+        "strace",
+        "-f",
+        "-qq",
+        "--seccomp-bpf",
+        "-s",
+        "4096",
+        "-o",
+        log,
+        "-e",
+        f"trace={calls}",
+        "-e",
+        "signal=none",
+    ]
+    subprocess.run([*trace, *command], check=True, env=contender.env(), cwd=work, stdout=subprocess.DEVNULL)
+    found: collections.Counter[str] = collections.Counter(dict.fromkeys(ROWS, 0))
+    with open(log, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            match = CALL.match(line)
+            if match and "resumed>" not in line:  # a call that was interrupted in the log stands there twice
+                found.update(_kinds(match[1], line))
+    os.unlink(log)
+    return dict(found)
+
+
+def _kinds(call: str, line: str) -> list[str]:
+    """Return the rows that one line of the log counts for."""
+    kinds = []
+    if call in SYNCS:
+        kinds.append("syncs")
+    elif call in LISTS:
+        kinds.append("xattr lists")
+    elif call in GETS:
+        kinds.append("xattr reads")
+    elif call in OPENS:
+        kinds.append("opens")
+    elif call in NAMES and "ENOENT" not in line:
+        if call.startswith("unlink"):
+            kinds += ["locks removed"] if "locks/" in line or "/locks" in line else []
+        else:
+            if re.search(r"/(data|index|snapshots|locks|keys)/", line) or re.search(r'"[0-9a-f]{64}"', line):
+                kinds.append("files put")
+            if "/locks" in line or "locks/" in line:
+                kinds.append("locks put")
+    return kinds
+
+
+def table(counts: dict[tuple[str, str], dict[str, int]]) -> str:
+    """Format the counts, keyed by (step, contender), with one row a step and contender."""
+    head = f"{'step':12} {'tool':9}" + "".join(f"{row:>15}" for row in ROWS)
+    lines = [head, "-" * len(head)]
+    for (step, name), found in counts.items():
+        lines.append(f"{step:12} {name:9}" + "".join(f"{found[row]:15}" for row in ROWS))
+    return "\n".join(lines)
