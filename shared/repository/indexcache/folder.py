@@ -29,7 +29,8 @@ class Folder:
 
     def open(self, name: str) -> int:
         """A descriptor to read a segment. Raises OSError."""
-        return os.open(os.path.join(self.path, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Not blocking: a fifo of that name must not hold us up.
+        return os.open(os.path.join(self.path, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def create(self) -> tuple[str, DurableFile]:
         """A name and an unfinished file for a new segment. Raises OSError."""

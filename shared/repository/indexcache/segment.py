@@ -166,12 +166,13 @@ class Segment:
                 stop = (high - first) * RECORD.size
                 key = keys[position]
                 at = seek(key, (low - first) * RECORD.size, stop)
-                while at >= 0:
-                    if at % RECORD.size:  # the bytes stand there, but across two records
-                        at = seek(key, at + 1, stop)
-                        continue
+                while at >= 0 and at % RECORD.size:  # the bytes stand there, but across two records
+                    at = seek(key, at + 1, stop)
+                if at < 0:
+                    continue
+                found((position, *tail(payload, at + KEY_SIZE)))
+                while (at := at + RECORD.size) < stop and payload.startswith(key, at):  # in another pack, too
                     found((position, *tail(payload, at + KEY_SIZE)))
-                    at = seek(key, at + RECORD.size, stop)
         return hits
 
     def _slots(self, keys: Sequence[bytes]) -> tuple[list[tuple[int, int]], list[int]]:
