@@ -143,7 +143,7 @@ class DirectoryStore:
                 os.write(file.fileno(), b"\n")
                 return os.fstat(file.fileno()).st_mtime
 
-        return self._do("clock", "", attempt)
+        return self._do("clock", None, attempt)
 
     def probe(self) -> Capabilities:
         """See `ObjectStore`."""
@@ -163,19 +163,20 @@ class DirectoryStore:
     def _fail_key(self, kind: type[MissingObject | Permanent], operation: str, key: str, reason: str) -> Exception:
         return self._place.fail(kind, operation, self._prefix + key, reason)
 
-    def _do(self, operation: str, key: str, work: Callable[[str], T], *, retry: RetryPolicy | None = None) -> T:
-        """Run `work` on the path of `key` ("" is the site itself); sort its errors, try again what may pass."""
-        if key:
+    def _do(self, operation: str, key: str | None, work: Callable[[str], T], *, retry: RetryPolicy | None = None) -> T:
+        """Run `work` on the path of `key` (None is the site itself); sort its errors, try again what may pass."""
+        if key is not None:
             check_key(self._place, key)
-        path = os.path.join(self._base, key) if key else self._root
+        path = self._root if key is None else os.path.join(self._base, key)
+        shown = "" if key is None else self._prefix + key
 
         def attempt() -> T:
             try:
                 return work(path)
             except OSError as error:
                 if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                    self._check_root(operation, key)
-                raise self._place.from_os_error(error, operation, self._prefix + key if key else "") from error
+                    self._check_root(operation, key or "")
+                raise self._place.from_os_error(error, operation, shown) from error
 
         return (retry or self._retry).run(attempt)
 

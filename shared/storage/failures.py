@@ -16,7 +16,8 @@ _KINDS: dict[type[StorageError], str] = {
     StoreFull: "full",
 }
 
-_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
+# A key that only leads to others is no object; to write there is another matter.
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Worth another try: a network file system that lost its handle or its server. EINTR never arrives
@@ -66,7 +67,7 @@ class Place:
     def from_os_error(self, error: OSError, operation: str, key: str) -> StorageError:
         """Sort what the operating system answered."""
         number = error.errno or 0
-        if number in _MISSING:
+        if number in _MISSING and operation != "PUT":
             kind: type[StorageError] = MissingObject
         elif number in _DENIED:
             kind = Denied

@@ -1,0 +1,315 @@
+"""A directory site under real faults: kills, a full disk, a read-only one, one that is gone; and under stock restic."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.storage import Denied, Permanent, StoreFull, Transient, open_store
+from shared.storage.directory import DirectoryStore
+from shared.storage.durable import TEMPORARY_PREFIX
+from shared.storage.retry import RetryPolicy
+from tests.support.namespaces import run_mounted
+from tests.support.stores import unprivileged
+from tests.support.tools import restic
+
+_DAY = 86_400.0
+
+
+def _put_for_ever(path: str, ready: int) -> None:
+    store = open_store(path)
+    data = [bytes([n]) * (2 << 20) for n in range(16)]
+    for n in itertools.count():
+        store.put(f"data/{n % 3:02x}/pack", data[n % 16])
+        store.put_if_absent(f"commits/{n % 50}", data[n % 16][:1000])
+        if n == 3:
+            os.write(ready, b"!")
+
+
+def _temporaries(root: Path) -> list[Path]:
+    return [path for path in root.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file()]
+
+
+def test_a_process_killed_in_mid_put_leaves_whole_objects(tmp_path: Path) -> None:
+    """SIGKILL at random moments: each object is one put's bytes, whole; nothing unfinished is listed."""
+    seed = random.randrange(1 << 32)
+    moments = random.Random(seed)
+    store = open_store(str(tmp_path))
+    left = 0
+    for _ in range(12):
+        ready, child_ready = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _put_for_ever(str(tmp_path), child_ready)
+            finally:
+                os._exit(1)
+        assert os.read(ready, 1) == b"!"
+        time.sleep(moments.random() * 0.02)
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        os.close(ready)
+        os.close(child_ready)
+        left += len(_temporaries(tmp_path))
+        listed = list(store.list(""))
+        assert len(listed) >= 6
+        for info in listed:
+            data = store.get(info.key)
+            assert len(data) == (2 << 20 if info.key.startswith("data/") else 1000), f"{info.key}, seed {seed}"
+            assert data == data[:1] * len(data), f"{info.key}, seed {seed}"
+    assert left > 0, f"no kill hit a put: the test proves nothing, seed {seed}"
+
+
+def test_a_leftover_is_removed_by_a_listing_after_a_day(tmp_path: Path) -> None:
+    """A younger one may have a living writer, so it stays; neither is listed."""
+    store = open_store(str(tmp_path))
+    store.put("data/aa/1", b"1")
+    old, young = (tmp_path / "data/aa" / f"{TEMPORARY_PREFIX}{n}" for n in (1, 2))
+    for path in (old, young):
+        path.write_bytes(b"unfinished")
+    os.utime(old, (time.time() - _DAY - 60,) * 2)
+    os.utime(young, (time.time() - _DAY + 60,) * 2)
+    assert [info.key for info in store.list("")] == ["data/aa/1"]
+    assert _temporaries(tmp_path) == [young]
+
+
+def test_a_file_is_read_only_and_its_directories_private(tmp_path: Path) -> None:
+    """Mode 0400 for objects and 0700 for directories made: what stock restic gives them."""
+    open_store(str(tmp_path)).put("data/aa/1", b"1")
+    modes = [os.stat(tmp_path / name).st_mode & 0o7777 for name in ("data", "data/aa", "data/aa/1")]
+    assert modes == [0o700, 0o700, 0o400]
+
+
+def test_a_relative_site_stays_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later chdir does not move it."""
+    monkeypatch.chdir(tmp_path)
+    store = open_store("site", create=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    store.put("a", b"1")
+    assert (tmp_path / "site/a").read_bytes() == b"1"
+
+
+def test_a_site_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Opening says which site, where, and the way out, and makes nothing unless asked to."""
+    path = tmp_path / "a/b"
+    with pytest.raises(Permanent, match=f"site fra: refused: open at {path} .no such directory.. Mount it"):
+        open_store(str(path), name="fra")
+    assert list(tmp_path.iterdir()) == []
+    open_store(f"dir:{path}", create=True).put("x", b"1")
+    assert open_store(f"file://{path}").get("x") == b"1"
+    with pytest.raises(Permanent, match="not a directory"):
+        open_store(str(path / "x"), create=True)
+
+
+def test_a_site_that_went_away_is_not_an_empty_one(tmp_path: Path) -> None:
+    """Unmounted under way: nothing is 'missing' and nothing is made anew in its place; each operation says so."""
+    site = tmp_path / "site"
+    site.mkdir()
+    store = open_store(str(site), name="fra")
+    below = store.below("repos/x")
+    below.put("a", b"1")
+    _, version = below.get_versioned("a")
+    site.rename(tmp_path / "away")
+    for use in (
+        lambda: below.get("a"),
+        lambda: below.stat("a"),
+        lambda: list(below.list("")),
+        lambda: below.put("a", b"2"),
+        lambda: below.put_if_absent("b", b"2"),
+        lambda: below.compare_and_swap("a", b"2", version=version),
+        lambda: below.delete("a"),
+        store.clock,
+    ):
+        with pytest.raises(Permanent, match="the site's directory is not there"):
+            use()
+    assert not site.exists()
+
+
+def test_a_full_disk_is_told_and_keeps_what_was_whole(tmp_path: Path) -> None:
+    """On a disk of 1 MiB: StoreFull with the key and a way out; the old object stands; nothing unfinished stays."""
+    script = """
+import json, os, sys
+from shared.storage import StoreFull, open_store
+store = open_store(sys.argv[1], name="fra")
+store.put("data/aa/1", b"old")
+try:
+    store.put("data/aa/1", b"x" * (2 << 20))
+except StoreFull as error:
+    said = str(error)
+print(json.dumps([said, store.get("data/aa/1").decode(), os.listdir(sys.argv[1] + "/data/aa")]))
+"""
+    printed = run_mounted(script, str(tmp_path), mounts='mount -t tmpfs -o size=1m tmpfs "$1"')
+    said, kept, names = json.loads(printed)
+    expected = f"site fra: full: PUT data/aa/1 at {tmp_path} (ENOSPC: No space left on device). Free space there"
+    assert said.startswith(expected)
+    assert (kept, names) == ("old", ["1"])
+
+
+def test_a_limit_on_file_size_is_a_full_store(tmp_path: Path) -> None:
+    """The same for whoever may not mount: RLIMIT_FSIZE stops the write in the middle."""
+    store = open_store(str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StoreFull, match="EFBIG"):
+            store.put("data/aa/1", b"x" * 1_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(store.list("")) == []
+    assert _temporaries(tmp_path) == []
+
+
+def test_a_read_only_disk_denies_writing_and_serves_reading(tmp_path: Path) -> None:
+    """EROFS: puts, deletes and the clock are denied with a way out; reading and listing work."""
+    open_store(str(tmp_path)).put("a/b", b"1")
+    script = """
+import json, sys
+from shared.storage import Denied, open_store
+store = open_store(sys.argv[1], name="fra")
+_, version = store.get_versioned("a/b")
+said = []
+for use in (
+    lambda: store.put("a/c", b""),
+    lambda: store.put_if_absent("new/c", b""),
+    lambda: store.compare_and_swap("a/b", b"", version=version),
+    lambda: store.delete("a/b"),
+    store.clock,
+):
+    try:
+        use()
+    except Denied as error:
+        said.append(str(error))
+print(json.dumps([said, store.get("a/b").decode(), [info.key for info in store.list("")]]))
+"""
+    printed = run_mounted(script, str(tmp_path), mounts='mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"')
+    said, data, keys = json.loads(printed)
+    assert len(said) == 5
+    assert said[0].startswith(
+        f"site fra: denied: PUT a/c at {tmp_path} (EROFS: Read-only file system). The file system"
+    )
+    assert (data, keys) == ("1", ["a/b"])
+
+
+def test_a_directory_without_rights_denies() -> None:
+    """EACCES, for a user who may look but not write: the message says who needs what."""
+    with unprivileged() as path:
+        store = open_store(path, name="fra")
+        with pytest.raises(Denied, match=r"PUT a/b at .*EACCES.*Give the user that runs Holdfast"):
+            store.put("a/b", b"1")
+        with pytest.raises(Denied, match="EACCES"):
+            store.put_if_absent("a", b"1")
+        assert list(store.list("")) == []
+
+
+def test_a_stale_mount_is_tried_again_and_a_failing_disk_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ESTALE passes within the deadline; EIO is reported at once."""
+    waits: list[float] = []
+    store = DirectoryStore(str(tmp_path), retry=RetryPolicy(deadline=5.0, sleep=waits.append))
+    real, answers = os.rename, [errno.ESTALE, errno.ESTALE]
+
+    def rename(*args: object, **kwargs: object) -> None:
+        if answers:
+            number = answers.pop()
+            raise OSError(number, os.strerror(number))
+        real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "rename", rename)
+    store.put("a", b"1")
+    assert (len(waits), store.get("a")) == (2, b"1")
+    answers.append(errno.EIO)
+    with pytest.raises(Permanent, match=r"EIO: Input/output error.*dmesg"):
+        store.put("a", b"2")
+    assert (len(waits), store.get("a"), _temporaries(tmp_path)) == (2, b"1", [])
+
+
+def test_a_file_system_without_hard_links_is_named_by_the_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """put-if-absent fails with the reason, and the probe tells what follows for the site."""
+
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(os, "link", link)
+    found = open_store(str(tmp_path)).probe()
+    assert (found.put_if_absent, found.compare_and_swap) == (False, True)
+    assert "makes no hard links" in found.notes[0]
+    assert "two runs at once may commit twice" in found.notes[0]
+
+
+def test_a_held_lock_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
+    """A process that sits on the directory's lock stops a swap with a clear error, and not for ever."""
+    store = open_store(str(tmp_path), deadline=0.2)
+    store.put("a", b"1")
+    _, version = store.get_versioned("a")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(Transient, match=r"given up after .* tries"):
+        store.compare_and_swap("a", b"2", version=version)
+    os.close(fd)
+    assert store.compare_and_swap("a", b"2", version=version) is True
+
+
+def test_a_lock_file_serves_where_directories_cant_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS: swaps still exclude each other, and the lock file is not listed."""
+    real = fcntl.flock
+
+    def flock(fd: int, how: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    store = open_store(str(tmp_path))
+    store.put("a", b"1")
+    _, version = store.get_versioned("a")
+    assert store.compare_and_swap("a", b"2", version=version) is True
+    assert store.compare_and_swap("a", b"3", version=version) is False
+    assert [info.key for info in store.list("")] == ["a"]
+    store.delete("a")
+    assert list(store.list("")) == []
+
+
+@pytest.mark.parametrize("version", ["0.14", "0.18"])
+def test_stock_restic_does_not_mind_what_kills_leave_behind(tmp_path: Path, version: str) -> None:
+    """Unfinished writes and lock files in every directory of a repository: backup, check, prune and restore go on."""
+    source, repository = tmp_path / "source", tmp_path / "repository"
+    source.mkdir()
+    (source / "file").write_bytes(os.urandom(100_000))
+    environment = {**os.environ, "RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY": str(repository)}
+
+    def run(*arguments: str) -> None:
+        command = [restic(version), "--no-cache", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "holdfast" not in done.stdout + done.stderr
+
+    def litter() -> None:
+        for directory, _, _ in list(os.walk(repository)):
+            for name in (f"{TEMPORARY_PREFIX}0011223344556677", ".holdfast-lock"):
+                Path(directory, name).write_bytes(b"unfinished")
+
+    run("init")
+    litter()
+    run("backup", str(source))
+    litter()
+    run("check", "--read-data")
+    run("prune")
+    run("unlock", "--remove-all")
+    run("restore", "latest", "--target", str(tmp_path / "target"))
+    restored = Path(f"{tmp_path}/target{source}/file").read_bytes()
+    assert restored == (source / "file").read_bytes()
