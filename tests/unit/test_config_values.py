@@ -1,0 +1,82 @@
+"""Durations, sizes, schedules and selectors: shared.config.values."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic_core import PydanticCustomError
+
+from shared.config.values import Schedule, Selector, parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30),
+        ("15m", 900),
+        ("1h30m", 5400),
+        ("1d", 86400),
+        ("2w", 1209600),
+        ("1.5h", 5400),
+        ("15", None),
+        (15, None),
+    ]
+    + [(text, None) for text in ("", "m", "15 m", "1y", "-5m", None, True)],
+)
+def test_durations(text: object, seconds: float | None) -> None:
+    """A number without a unit is no duration: nobody remembers which unit it would be."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [(4096, 4096), ("4096", 4096), ("512 B", 512), ("64 MiB", 64 << 20), ("64M", 64 << 20), ("64MB", 64_000_000)]
+    + [
+        ("1.5 GB", 1_500_000_000),
+        ("2kib", 2048),
+        (-1, None),
+        (True, None),
+        ("many", None),
+        ("1 PB", None),
+        (None, None),
+    ],
+)
+def test_sizes(text: object, count: int | None) -> None:
+    """Binary units are powers of 1024, decimal ones of 1000, and a bare letter is binary as in restic."""
+    assert parse_size(text) == count
+
+
+def test_an_interval_and_a_cron_line_are_told_apart() -> None:
+    """What has a unit is an interval; five or six fields are a cron line."""
+    got = [(one.text, one.interval, one.is_cron) for one in map(Schedule.parse, ("15m", "0  2 * * *", "*/5 * * * * *"))]
+    assert got == [("15m", 900.0, False), ("0 2 * * *", None, True), ("*/5 * * * * *", None, True)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "daily", "0.5s", "0s", "* * * *", "61 * * * *", "0 0 31 2 *", "1 2 3 4 5 6 7", 15]
+)
+def test_wrong_schedules_are_refused(text: object) -> None:
+    """A schedule that never comes true is as wrong as one that can't be read."""
+    with pytest.raises(PydanticCustomError, match="expected"):
+        Schedule.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "matches"),
+    [
+        ("*", {}, True),
+        ("tier=1", {"tier": "1", "team": "web"}, True),
+        ("tier=1, team=web", {"tier": "1", "team": "web"}, True),
+        ("tier=1,team=db", {"tier": "1", "team": "web"}, False),
+        ("tier=1", {}, False),
+    ],
+)
+def test_selectors_match_labels(text: str, labels: dict[str, str], matches: bool) -> None:
+    """Every term must hold."""
+    assert Selector.parse(text).matches(labels) is matches
+
+
+@pytest.mark.parametrize("text", ["", "tier", "tier=", "=1", "a=1 b=2", "tier=1,", 5])
+def test_wrong_selectors_are_refused(text: object) -> None:
+    """An expression that could mean something else selects nothing and says so."""
+    with pytest.raises(PydanticCustomError, match="labels to select by"):
+        Selector.parse(text)
