@@ -1,0 +1,25 @@
+"""Connections to Redis for the ledger: bounded in time, made after a fork and not before."""
+
+from __future__ import annotations
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared.ledger.ledger import Ledger
+
+SOCKET_TIMEOUT = 5.0  # seconds; a supervisor must get back to its engine
+
+
+def connect(url: str, host: str = "", *, timeout: float = SOCKET_TIMEOUT) -> Ledger:
+    """The ledger at a URL (redis://, rediss://, unix://). Connects at the first call; safe to make before a fork."""
+    client = redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        health_check_interval=25,
+        retry=Retry(NoBackoff(), 1),  # once: a connection that Redis's restart has cut is made anew
+        client_name="holdfast",
+    )
+    return Ledger(client, host)

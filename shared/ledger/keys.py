@@ -1,0 +1,42 @@
+"""Where things lie in Redis. All that belongs to one host's runs begins with `hf:h:<host>:`, which an ACL can hold.
+
+hf:ledger             the random id of this ledger; a wipe makes another
+hf:counter            counts leases; a token is "<ledger id>:<count>" and is compared for equality
+hf:run:<id>           hash: one run (fields as in `model.Run`; its times in milliseconds)
+hf:run:<id>:packs     set: the packs that the run has uploaded so far, hex
+hf:open               sorted set: runs that are not final, by the time (ms) at which the reaper looks at them
+hf:recent             list: the runs that ended, newest first, bounded
+hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots
+hf:h:<host>:...       the same again, for the sources of one host
+"""
+
+from __future__ import annotations
+
+import re
+
+_HOST = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+class Keys:
+    """The names of one realm's keys: a host's, or (with an empty host) the pools'."""
+
+    def __init__(self, host: str = "") -> None:
+        if host and not _HOST.fullmatch(host):
+            raise ValueError(f"host {host!r}: expected lower-case letters, digits, dots, dashes and underscores")
+        self.prefix = f"hf:h:{host}:" if host else "hf:"
+        self.ledger = f"{self.prefix}ledger"
+        self.counter = f"{self.prefix}counter"
+        self.open = f"{self.prefix}open"
+        self.recent = f"{self.prefix}recent"
+
+    def run(self, run_id: str) -> str:
+        """One run."""
+        return f"{self.prefix}run:{run_id}"
+
+    def packs(self, run_id: str) -> str:
+        """The journal of one run."""
+        return f"{self.prefix}run:{run_id}:packs"
+
+    def evidence(self, source: str) -> str:
+        """What is known of a source's snapshots."""
+        return f"{self.prefix}evidence:{source}"

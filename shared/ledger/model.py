@@ -1,0 +1,153 @@
+"""Runs as values: kinds, states, ids, and the transitions between states.
+
+The transitions, each one atomic script of `scripts.py`. A run that is final stays as it is, but for `open`
+of a failed slot, whose turn has come again:
+
+    state      | open     | claim    | start   | renew   | release | finish   | reap
+    -----------+----------+----------+---------+---------+---------+----------+-----------------------------
+    (none)     | queued   | -        | -       | -       | -       | -        | -
+    queued     | joined   | claimed  | lost    | lost    | lost    | lost     | queued: rung again when due
+    claimed    | joined   | held (1) | running | claimed | queued  | final    | queued, if its lease ran out
+    running    | joined   | held (1) | running | running | queued  | final    | queued, if its lease ran out
+    succeeded  | done     | done     | lost    | lost    | lost    | done (2) | -
+    incomplete | done     | done     | lost    | lost    | lost    | done (2) | -
+    superseded | done     | done     | lost    | lost    | lost    | done (2) | -
+    failed     | queued(3)| done     | lost    | lost    | lost    | done (2) | -
+
+    start, renew, release and finish act only for the holder of the lease (equal token); others get `lost`,
+    or `unknown` where there is no such run any more (Redis was wiped).
+    (1) claimed, if the lease ran out, or is the claimer's own.  (2) `finished` for the one who finished it.
+    (3) after a pause that doubles with each attempt; before that it `waits`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+
+
+class RunKind(StrEnum):
+    """What a run does."""
+
+    FULL = "backup-full"
+    INCREMENTAL = "backup-incremental"
+    RESTORE = "restore"
+    VERIFY = "verify"
+
+    @property
+    def is_backup(self) -> bool:
+        """Whether it ends in a snapshot."""
+        return self in {RunKind.FULL, RunKind.INCREMENTAL}
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    CLAIMED = "claimed"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more happens to it (but for a failed slot, which is opened again)."""
+        return self not in {RunState.QUEUED, RunState.CLAIMED, RunState.RUNNING}
+
+
+class Opened(StrEnum):
+    """What `Ledger.open` found."""
+
+    OPENED = "opened"  # a new run: ring
+    REOPENED = "reopened"  # a failed slot whose pause is over: ring
+    JOINED = "joined"  # it is queued or under way
+    WAITS = "waits"  # it failed and its pause is not over
+    DONE = "done"  # it ended well
+
+
+class Word(StrEnum):
+    """What a script answers to a worker."""
+
+    CLAIMED = "claimed"
+    HELD = "held"  # another holds the lease
+    RENEWED = "renewed"
+    RELEASED = "released"
+    FINISHED = "finished"
+    LOST = "lost"  # the token is not (or no longer) the run's
+    DONE = "done"  # the run is final
+    UNKNOWN = "unknown"  # no such run
+
+
+def slot_text(slot: datetime) -> str:
+    """A slot as it stands in ids, tags and the ledger: UTC to the second, so that texts compare as times do."""
+    return slot.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def slot_time(text: str) -> datetime:
+    """The time of `slot_text`; raises ValueError."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def run_id_for_slot(source: str, policy: str, kind: RunKind, slot: str) -> str:
+    """The id (32 hex digits) of a slot's run: opened twice, or again after a wipe, it is the same run."""
+    parts = ["holdfast run 1", source, policy, kind.value, slot]
+    if any("\0" in part for part in parts):
+        raise ValueError("a source, policy or slot with NUL")
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def new_run_id() -> str:
+    """A random id (32 hex digits), of a run that a person asks for."""
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a run is to do; all of it survives in the holder's memory, so that a wiped ledger is told again."""
+
+    id: str
+    kind: RunKind
+    source: str
+    policy: str = ""
+    slot: str = ""  # `slot_text`; empty: asked for by hand, counted from when it was opened
+    queue: str = ""  # where it is rung
+    options: Mapping[str, object] = field(default_factory=dict)  # JSON; what differs from the configuration; no secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as the ledger has it. Times are seconds since 1970 by Redis's clock, 0 for not yet."""
+
+    request: RunRequest
+    state: RunState
+    host: str = ""  # whose realm it lies in; empty: a pool's
+    attempt: int = 0
+    rings: int = 0
+    opened: float = 0.0
+    started: float = 0.0  # of the last attempt
+    ended: float = 0.0
+    owner: str = ""  # the last holder of its lease
+    lease_until: float = 0.0
+    progress: Mapping[str, object] = field(default_factory=dict)
+    result: Mapping[str, object] = field(default_factory=dict)
+    error: str = ""  # of the last attempt that failed
+    exit_code: int = 0
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.request.id
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a source's snapshots at one site: slots (`slot_text`), empty for none."""
+
+    last: str = ""  # of the newest snapshot
+    last_full: str = ""  # of the newest full one
