@@ -1,0 +1,99 @@
+"""Logging: structlog and the standard library in one stream, with a run's context in every line and no secret in any.
+
+Celery is told to leave logging alone by `connect_celery`. A line is JSON, or readable where it goes to a terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+_SECRET_NAME = re.compile(
+    r"pass(word|phrase)|secret|credential|access_key|session_token|authori[sz]ation", re.IGNORECASE
+)
+_USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s]*@")
+MASK = "***"
+
+Event = MutableMapping[str, Any]
+
+
+def mask_url(text: str) -> str:
+    """The same text with the user and password of every URL in it hidden."""
+    return _USERINFO.sub(rf"\1{MASK}@", text)
+
+
+def mask_secrets(_logger: object, _method: str, event: Event) -> Event:
+    """Hide the values of what is named like a secret, at any depth, and the passwords in URLs."""
+    for name, value in event.items():
+        event[name] = _masked(name, value)
+    return event
+
+
+def _masked(name: str, value: Any) -> Any:
+    if _SECRET_NAME.search(name) and value not in (None, ""):
+        return MASK
+    if isinstance(value, str):
+        return mask_url(value)
+    if isinstance(value, Mapping):
+        return {key: _masked(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked("", inner) for inner in value]
+    return value
+
+
+def set_up(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
+    """Send everything that is logged to `stream` (standard error if None). May be called again."""
+    out = stream if stream is not None else sys.stderr
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    renderer: structlog.typing.Processor
+    last: list[structlog.typing.Processor]
+    if out.isatty():
+        renderer, last = structlog.dev.ConsoleRenderer(), [mask_secrets]
+    else:
+        renderer, last = structlog.processors.JSONRenderer(), [structlog.processors.format_exc_info, mask_secrets]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def connect_celery(*, level: int = logging.INFO) -> None:
+    """Take logging out of Celery's hands, and bind a task's context around it. To be called before a worker starts."""
+    from celery import signals
+
+    signals.setup_logging.connect(lambda **_: set_up(level=level), weak=False)
+    signals.task_prerun.connect(_bind, weak=False)
+    signals.task_postrun.connect(_unbind, weak=False)
+
+
+def _bind(*, task: Any = None, args: Any = (), **_: Any) -> None:
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(task=getattr(task, "name", ""), run=args[0] if args else "")
+
+
+def _unbind(**_: Any) -> None:
+    structlog.contextvars.clear_contextvars()
