@@ -1,0 +1,63 @@
+"""The scheduler's two processes: `python -m scheduler beat|worker --config FILE`.
+
+`beat` sends the tick (RedBeat's lock lets one of many do so); `worker`, with one slot and a queue of its own, does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from scheduler.evidence import SiteEvidence
+from scheduler.tick import tick
+from shared.config.fleet import Fleet
+from shared.ledger.connect import connect
+from shared.messaging.app import TICK_SECONDS, make_app, ring, start_worker
+from shared.messaging.broker import broker_url
+from shared.messaging.names import SCHEDULER, TASK_TICK
+from shared.observability import logs
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+_TICK_AT_MOST = 120.0  # seconds, after which a tick that hangs is killed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the two until told to stop; returns an exit code."""
+    options = _parse(arguments)
+    logs.connect_celery()
+    fleet = Fleet.load(options.config)
+    app = make_app(broker_url(fleet), tick_seconds=options.tick)
+    if options.process == "beat":
+        app.Beat(loglevel="INFO", quiet=True, max_interval=options.tick).run()
+        return 0
+    register(app, fleet)
+    return start_worker(app, [SCHEDULER], name=f"scheduler-{os.getpid()}@{socket.gethostname()}", concurrency=1)
+
+
+def register(app: Celery, fleet: Fleet) -> None:
+    """Give the app its task."""
+    pools = connect(broker_url(fleet))
+    look = SiteEvidence(fleet)
+
+    @app.task(name=TASK_TICK, time_limit=_TICK_AT_MOST)  # type: ignore[untyped-decorator] # Celery has no types
+    def run(*_: object) -> None:
+        tick(fleet, pools, lambda run_id, queue: ring(app, run_id, queue), look, datetime.now(UTC))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m scheduler", description="The scheduler of Holdfast.")
+    parser.add_argument("process", choices=["beat", "worker"])
+    parser.add_argument("--config", required=True, help="the fleet's file")
+    parser.add_argument("--tick", type=float, default=TICK_SECONDS, help="seconds between ticks")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""A worker: `python -m workers --config FILE`. It consumes pool queues and, with --host, that host's own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from celery import signals
+
+from shared.config.fleet import Fleet
+from shared.messaging.app import make_app, start_worker
+from shared.messaging.names import CAPABILITIES, host_queue, pool_queue
+from shared.observability import logs
+from workers.context import WorkerContext
+from workers.tasks import register
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Work until told to stop; returns an exit code."""
+    options = _parse(arguments)
+    logs.connect_celery()
+    context = WorkerContext(Fleet.load(options.config), options.host)
+    app = make_app(context.url)
+    register(app, context)
+    signals.worker_shutting_down.connect(lambda **_: context.stop(), weak=False)
+    queues = [pool_queue(pool, capability) for pool in ["", *options.pool] for capability in CAPABILITIES]
+    queues += [host_queue(host) for host in options.host]
+    name = f"worker-{os.getpid()}@{socket.gethostname()}"
+    return start_worker(app, queues, name=name, concurrency=options.concurrency)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m workers", description="A worker of Holdfast.")
+    parser.add_argument("--config", required=True, help="the fleet's file")
+    parser.add_argument("--concurrency", type=int, default=2, help="runs at a time")
+    parser.add_argument("--host", action="append", default=[], help="serve the sources of this host, too")
+    parser.add_argument("--pool", action="append", default=[], help="serve the sources of this pool, too")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

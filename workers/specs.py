@@ -1,0 +1,158 @@
+"""From a run to the engine that does it and its spec: what the configuration says, and what the run's options override.
+
+A spec holds secrets. It lives in this process and on the engine's pipe: never in Redis, an argument or a log.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from shared import topology
+from shared.errors import ConfigError
+from shared.ledger.model import RunKind, RunRequest
+from workers.backup.spec import BackupSpec, Selection, SiteSpec
+from workers.engine_process import module_command
+from workers.restore.spec import RestoreSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shared.config.fleet import Fleet
+
+ENGINES = {
+    RunKind.FULL: "workers.backup",
+    RunKind.INCREMENTAL: "workers.backup",
+    RunKind.RESTORE: "workers.restore",
+    RunKind.VERIFY: "workers.maintenance",
+}
+_LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
+# What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
+_FIXED = {"site", "repository", "passwords", "fleet_secret", "recovery_password", "run", "cache_dir", "state_dir"}
+
+
+def command_for(kind: RunKind) -> list[str]:
+    """The command of the engine for this kind of run."""
+    return module_command(ENGINES[kind])
+
+
+def spec_for(fleet: Fleet, request: RunRequest, *, slot: str = "", journal: Sequence[str] = ()) -> dict[str, Any]:
+    """The spec of a run, as plain data for the pipe. `slot` is the run's, or when a run by hand was opened.
+
+    Reads secrets. Raises ConfigError: no such source, nothing to read here, an option that there is none of.
+    """
+    if request.kind is RunKind.FULL:
+        return backup_spec(fleet, request, "full", slot=slot, journal=journal).to_json()
+    if request.kind is RunKind.INCREMENTAL:
+        return backup_spec(fleet, request, "incremental", slot=slot, journal=journal).to_json()
+    if request.kind is RunKind.RESTORE:
+        return restore_spec(fleet, request.source, request.options).to_json()
+    return verify_spec(fleet, request.source, request.options)
+
+
+def site_spec(fleet: Fleet, site: str) -> SiteSpec:
+    """A site as an engine opens it; may hold S3 keys. Raises ConfigError."""
+    access = fleet.site_access(site)
+    given = access.credentials or {}
+    command = given.get("command")
+    return SiteSpec(
+        id=access.id,
+        url=access.url,
+        access_key=str(given.get("access_key", "")),
+        secret_key=str(given.get("secret_key", "")),
+        session_token=str(given.get("session_token", "")),
+        credentials_file=str(given.get("file", "")),
+        credentials_command=command if isinstance(command, list) else [],
+        ca_file=access.ca_file or "",
+        connections=access.connections,
+    )
+
+
+def backup_spec(
+    fleet: Fleet,
+    request: RunRequest,
+    kind: Literal["full", "incremental"],
+    *,
+    slot: str = "",
+    journal: Sequence[str] = (),
+) -> BackupSpec:
+    """One backup of a source to its primary. Raises ConfigError."""
+    source = fleet.source(request.source)
+    if source.paths is None:
+        why = "reads a command's output, which this release can't back up" if source.command else "has no paths here"
+        raise ConfigError(f"source {source.id} {why}", hint="Give it `paths:`")
+    repository = fleet.repository_of(source.id)
+    policy = fleet.policy_for(source.id)
+    return BackupSpec(
+        site=site_spec(fleet, topology.current(fleet).primary(source.id)),
+        repository=repository,
+        source=source.id,
+        run=request.id,
+        selection=Selection(
+            paths=list(source.paths),
+            excludes=list(source.excludes),
+            exclude_files=list(source.exclude_files),
+            exclude_caches=source.exclude_caches,
+            exclude_if_present=list(source.exclude_if_present),
+            one_file_system=source.one_file_system,
+            exclude_larger_than=source.exclude_larger_than or 0,
+        ),
+        kind=kind,
+        slot=slot or request.slot,
+        host=source.host or socket.gethostname(),
+        labels=[f"hf.policy={policy.id}"] if policy else [],
+        passwords=passwords(fleet, repository),
+        fleet_secret=fleet.secret.read().hex(),
+        recovery_password=fleet.recovery_password.read("recovery password").decode(),
+        cache_dir=fleet.cache_dir,
+        journal=list(journal),
+        compression_level=_LEVELS[fleet.defaults.compression],
+        pack_size=fleet.defaults.pack_size,
+        helpers=fleet.defaults.read_concurrency,
+    )
+
+
+def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> RestoreSpec:
+    """One restore of a source, from its primary or the site that `options` name. Raises ConfigError."""
+    site = str(options.get("site") or topology.current(fleet).primary(source))
+    repository = fleet.repository_of(source)
+    chosen = _allowed(options, {field.name for field in fields(RestoreSpec)}, "restore")
+    given: dict[str, Any] = {
+        "helpers": fleet.defaults.read_concurrency,
+        "source": source,
+        **chosen,
+        "site": site_spec(fleet, site),
+        "repository": repository,
+        "passwords": passwords(fleet, repository),
+        "cache_dir": fleet.cache_dir,
+        "state_dir": fleet.state_dir,
+    }
+    return RestoreSpec(**given)
+
+
+def verify_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> dict[str, Any]:
+    """One verification of the repository of a source. Raises ConfigError."""
+    repository = fleet.repository_of(source)
+    return {
+        **{name: value for name, value in options.items() if name not in _FIXED},
+        "site": asdict(site_spec(fleet, str(options.get("site") or topology.current(fleet).primary(source)))),
+        "repository": repository,
+        "passwords": passwords(fleet, repository),
+        "cache_dir": fleet.cache_dir,
+    }
+
+
+def passwords(fleet: Fleet, repository: str) -> list[str]:
+    """What opens a repository, the cheap one first. Reads secrets. Raises ConfigError."""
+    return [fleet.machine_password(repository), fleet.recovery_password.read("recovery password").decode()]
+
+
+def _allowed(options: Mapping[str, object], known: set[str], what: str) -> dict[str, object]:
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError(
+            f"a {what} has no option {unknown[0]!r}", hint=f"There are: {', '.join(sorted(known - _FIXED))}"
+        )
+    return {name: value for name, value in options.items() if name not in _FIXED}

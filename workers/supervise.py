@@ -1,0 +1,228 @@
+"""Supervising one run: the lease is kept, progress passed on, the run ended; the work itself is the engine's.
+
+The invariants, in the order in which they matter:
+1. An engine works only while its supervisor does: the supervisor closes it on every way out.
+2. Whoever learns that another holds the lease stops the engine. That Redis is away is no such news: the engine works
+   on, and the lease is claimed again (and a wiped ledger told of the run) when Redis is back.
+3. Evidence is noted before the run is ended, so that no tick can find the slot without either.
+4. When the worker is to stop, the engine flushes and ends, then the lease is released, then the bell is rung.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+import structlog
+
+from shared.ledger.errors import LedgerAway
+from shared.ledger.lease import Lease, boot_clock
+from shared.ledger.model import RunState, Word
+
+if TYPE_CHECKING:
+    from shared.ledger.ledger import Ledger
+    from shared.ledger.model import RunRequest
+    from workers.engine_process import EngineProcess, Event
+
+POLL = 0.2  # seconds between looks at everything
+PROGRESS_EVERY = 1.0  # seconds between two notes of progress
+AWAY_EVERY = 2.0  # seconds between two tries while Redis is away
+STOP_GRACE = 15.0  # seconds that an engine has to flush, after which its group is killed
+ATTEMPTS = 5  # engines that may die without a word before the run counts as failed
+
+
+class Stop(Enum):
+    """Why an engine was told to stop."""
+
+    SHUTDOWN = auto()  # the worker ends: the run is given back
+    OVERTAKEN = auto()  # another holds the lease, or has ended the run
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one attempt."""
+
+    word: Word  # FINISHED, RELEASED, or LOST (another's business now)
+    state: RunState = RunState.QUEUED
+    result: Mapping[str, object] = field(default_factory=dict)
+    error: str = ""
+
+
+class Supervisor:
+    """One attempt at one run."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        request: RunRequest,
+        lease: Lease,
+        engine: EngineProcess,
+        *,
+        owner: str,
+        stopping: Callable[[], bool],
+        note: Callable[[Mapping[str, object]], None] = lambda _: None,
+        grace: float = STOP_GRACE,
+    ) -> None:
+        """`stopping` says whether the worker is to end; `note` puts a result's evidence into the ledger."""
+        self.ledger = ledger
+        self.request = request
+        self.lease = lease
+        self.engine = engine
+        self.owner = owner
+        self._stopping = stopping
+        self._note = note
+        self._grace = grace
+        self._log = structlog.get_logger("holdfast.worker").bind(
+            run=request.id, source=request.source, kind=request.kind.value, attempt=lease.attempt
+        )
+        self._stop: Stop | None = None
+        self._kill_at = 0.0
+        self._next_contact = 0.0
+        self._running = False
+        self._away = False
+        self._noted = False
+        self._progress: Mapping[str, object] | None = None
+        self._packs: list[str] = []  # all of this attempt
+        self._journaled = 0  # of these, how many the ledger has
+        self._last: Event | None = None  # "done" or "error"
+
+    def run(self) -> Outcome:
+        """Supervise until the engine has ended and the ledger knows, or until nobody needs to know."""
+        try:
+            while not self.engine.ended:
+                for event in self.engine.events(POLL):
+                    self._hear(event)
+                self._step(boot_clock())
+            if self.engine.garbage:
+                self._log.warning("engine said what is no event", lines=self.engine.garbage)
+            return self._end()
+        finally:
+            self.engine.close()
+
+    def _hear(self, event: Event) -> None:
+        kind = event["event"]
+        self._running = True
+        if kind in {"done", "error"}:
+            self._last = event
+        elif kind == "packed":
+            self._packs.append(str(event.get("pack", "")))
+        elif kind == "progress":
+            first = self._progress is None
+            self._progress = {name: value for name, value in event.items() if name != "event"}
+            soon = boot_clock() + (0 if first else PROGRESS_EVERY)
+            if not self._away:
+                self._next_contact = min(self._next_contact, soon)
+
+    def _step(self, now: float) -> None:
+        if self._stop is None and self._stopping():
+            self._tell_to_stop(Stop.SHUTDOWN)
+        if self._stop is not None and now >= self._kill_at:
+            self.engine.kill()
+        if now >= self._next_contact and self._stop is not Stop.OVERTAKEN:
+            self._keep()
+
+    def _tell_to_stop(self, why: Stop) -> None:
+        self._stop = why
+        self._kill_at = boot_clock() + self._grace
+        self.engine.terminate()
+
+    def _keep(self) -> bool:
+        """Renew the lease, pass on what is new. False where Redis is away or the lease is another's."""
+        try:
+            if not self._renew():
+                self._log.warning("lease lost: another works on this run, or has ended it")
+                self._tell_to_stop(Stop.OVERTAKEN)
+                return False
+            self.ledger.journal_append(self.request.id, self._packs[self._journaled :])
+            self._journaled = len(self._packs)
+        except LedgerAway as error:
+            if not self._away:
+                self._log.warning("Redis is away; the work goes on", reason=str(error))
+            self._away = True
+            self._next_contact = boot_clock() + AWAY_EVERY
+            return False
+        if self._away:
+            self._log.info("Redis is back")
+        self._away = False
+        self._next_contact = boot_clock() + self.lease.seconds / 3
+        return True
+
+    def _renew(self) -> bool:
+        if self.lease.held():
+            word, self.lease = self.ledger.renew(self.lease, self._progress, running=self._running)
+            if word is Word.RENEWED:
+                return True
+        # The lease may have run out, or the ledger may be a new one: it is still ours unless another took it.
+        claim = self.ledger.claim(self.request.id, self.owner, token=self.lease.token)
+        if claim.word is Word.UNKNOWN:
+            self.ledger.open(self.request)
+            self._journaled = 0
+            claim = self.ledger.claim(self.request.id, self.owner)
+        if claim.lease is None:
+            return False
+        self.lease = claim.lease
+        return True
+
+    def _end(self) -> Outcome:
+        if self._stop is Stop.OVERTAKEN:
+            return Outcome(Word.LOST)
+        if self._last is not None and self._last["event"] == "done":
+            result = {name: value for name, value in self._last.items() if name != "event"}
+            state = RunState.SUCCEEDED if result.get("complete", True) else RunState.INCOMPLETE
+            return self._finish(state, result, "", 0)
+        if self._stop is Stop.SHUTDOWN:
+            return self._release("")
+        if self._last is not None:
+            code = self._last.get("exit_code", 1)
+            message = str(self._last.get("message", "the engine gave no reason"))
+            return self._finish(RunState.FAILED, {}, message, code if isinstance(code, int) else 1)
+        error = f"the engine ended without a word (exit code {self.engine.exit_code})"
+        if self.lease.attempt < ATTEMPTS:
+            return self._release(error, pause=2.0**self.lease.attempt)
+        return self._finish(RunState.FAILED, {}, error, 1)
+
+    def _finish(self, state: RunState, result: Mapping[str, object], error: str, exit_code: int) -> Outcome:
+        def finish() -> Word:
+            if state is not RunState.FAILED and not self._noted:
+                self._note(result)
+                self._noted = True
+            return self.ledger.finish(self.lease, state, result=result, error=error, exit_code=exit_code)
+
+        word = self._settle(finish)
+        return Outcome(word, state, result, error)
+
+    def _release(self, error: str, pause: float = 0.0) -> Outcome:
+        """Give the run back; without a pause the caller rings."""
+
+        def release() -> Word:
+            if pause:
+                return self.ledger.release(self.lease, ring_again=pause, error=error)
+            return self.ledger.release(self.lease, error=error)
+
+        return Outcome(self._settle(release), RunState.QUEUED, {}, error)
+
+    def _settle(self, act: Callable[[], Word]) -> Word:
+        """Do the last thing of an attempt: the lease is kept until Redis takes it, or the worker must go."""
+        while True:
+            if self._keep():
+                try:
+                    word = act()
+                except LedgerAway:
+                    self._away = True
+                else:
+                    if word not in {Word.LOST, Word.UNKNOWN}:
+                        return word
+            if self._stop is Stop.OVERTAKEN:
+                return Word.LOST
+            if self._stopping() and boot_clock() >= self._deadline():
+                return Word.LOST  # the reaper finds it; a backup that was committed is found by the next attempt
+            time.sleep(POLL)
+
+    def _deadline(self) -> float:
+        """Until when a worker that is to end still tries to reach Redis."""
+        if self._kill_at == 0.0:
+            self._kill_at = boot_clock() + self._grace
+        return self._kill_at

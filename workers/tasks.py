@@ -1,0 +1,119 @@
+"""The one task of a worker: somebody rang for a run. Claim it, supervise its engine, tell what came of it.
+
+A ring says nothing but an id. It may be forged, late or doubled: what is to be done stands in the ledger, and whoever
+does not get the lease leaves at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from kombu.exceptions import OperationalError
+
+from shared.errors import HoldfastError
+from shared.ledger.model import Evidence, RunState, Word, slot_text
+from shared.messaging.app import ring
+from shared.messaging.events import SNAPSHOT_COMMITTED, publish
+from shared.messaging.names import TASK_RUN
+from workers import specs
+from workers.engine_process import EngineProcess
+from workers.supervise import Supervisor
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from shared.ledger.lease import Lease
+    from shared.ledger.ledger import Ledger
+    from shared.ledger.model import Run
+    from workers.context import WorkerContext
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_log = structlog.get_logger("holdfast.worker")
+
+
+def register(app: Celery, context: WorkerContext) -> None:
+    """Give the app its task."""
+
+    @app.task(name=TASK_RUN)  # type: ignore[untyped-decorator] # Celery has no types
+    def run(run_id: object = None, *_: object) -> None:
+        execute(app, context, run_id)
+
+
+def execute(app: Celery, context: WorkerContext, run_id: object) -> Word | None:
+    """Follow one ring. None where there was nothing to do: no such run, held, done."""
+    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
+        _log.warning("a ring without a run's id", given=repr(run_id)[:100])
+        return None
+    if context.stopping():
+        return None  # the reaper rings again
+    for ledger in context.ledgers:
+        claim = ledger.claim(run_id, context.owner)
+        if claim.lease is not None:
+            return _work(app, context, ledger, claim.lease)
+        if claim.word is not Word.UNKNOWN:
+            return None
+    _log.warning("a ring for a run that the ledger does not know", run=run_id)
+    return None
+
+
+def _work(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) -> Word:
+    run = ledger.get(lease.run_id)
+    if run is None:
+        return Word.UNKNOWN  # wiped between two calls; a slot's run is opened again by the tick
+    log = _log.bind(run=run.id, source=run.request.source, kind=run.request.kind.value, attempt=lease.attempt)
+    try:
+        engine = _start(context, ledger, run)
+    except HoldfastError as error:
+        log.error("run failed", error=str(error))  # noqa: TRY400 - a clear message, not a crash
+        return ledger.finish(lease, RunState.FAILED, error=str(error), exit_code=error.exit_code)
+    log.info("run started", engine=engine.pid)
+    supervisor = Supervisor(
+        ledger,
+        run.request,
+        lease,
+        engine,
+        owner=context.owner,
+        stopping=context.stopping,
+        note=lambda result: _note(ledger, run, result),
+    )
+    outcome = supervisor.run()
+    log.info("run ended", word=outcome.word.value, state=outcome.state.value, error=outcome.error)
+    with suppress(OperationalError):  # Redis went away: the reaper rings, and events may be missed
+        if outcome.word is Word.RELEASED and not outcome.error:
+            ring(app, run.id, run.request.queue)
+        if outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state is not RunState.FAILED:
+            publish(app, SNAPSHOT_COMMITTED, {"run": run.id, **_event(run, outcome.result)})
+    return outcome.word
+
+
+def _start(context: WorkerContext, ledger: Ledger, run: Run) -> EngineProcess:
+    spec = specs.spec_for(context.fleet, run.request, slot=_slot(run), journal=ledger.journal(run.id))
+    return EngineProcess(specs.command_for(run.request.kind), spec)
+
+
+def _slot(run: Run) -> str:
+    """A run by hand serves the slots up to the time at which it was opened (by Redis's clock)."""
+    return run.request.slot or slot_text(datetime.fromtimestamp(run.opened, UTC))
+
+
+def _note(ledger: Ledger, run: Run, result: Mapping[str, object]) -> None:
+    site = result.get("site")
+    if not run.request.kind.is_backup or not isinstance(site, str):
+        return
+    slot = _slot(run)
+    full = result.get("kind", run.request.kind.value.removeprefix("backup-")) == "full"
+    ledger.note_evidence(run.request.source, site, Evidence(slot, slot if full else ""))
+
+
+def _event(run: Run, result: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        "source": run.request.source,
+        "repository": result.get("repository", ""),
+        "site": result.get("site", ""),
+        "snapshot": result.get("snapshot", ""),
+    }
