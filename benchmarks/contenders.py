@@ -97,6 +97,8 @@ class Holdfast:
         if place.env:
             site["credentials"] = {"env": "AWS"}
         self._cache = os.path.join(work, "holdfast-cache")
+        first = os.path.join(work, "first")
+        os.makedirs(first, exist_ok=True)
         fleet = {
             "secret": {"env": "BENCH_SECRET"},
             "recovery_password": {"env": "BENCH_PASSWORD"},
@@ -104,7 +106,7 @@ class Holdfast:
             "cache_dir": self._cache,
             "sites": {"bench": site},
             "policies": {"bench": {"select": "*", "primary": "bench", "full": "1d"}},
-            "sources": {"bench": {"paths": [data]}},
+            "sources": {"bench": {"paths": [data]}, "first": {"paths": [first], "repository": "bench"}},
         }
         config = os.path.join(work, "holdfast.yaml")
         with open(config, "w", encoding="utf-8") as file:
@@ -116,8 +118,8 @@ class Holdfast:
         return self._env
 
     def init(self) -> list[str]:
-        """Return `holdfast init` for the one source's repository."""
-        return [*self._command, "init", "--direct"]
+        """Return the backup of an empty directory: the first backup into a repository creates it."""
+        return [*self._command, "backup", "first", "--full", "--direct"]
 
     def backup(self, *, full: bool) -> list[str]:
         """Return `holdfast backup`, full or incremental."""
