@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import marshal
 import os
+import select
 import selectors
 import signal
 import socket
@@ -43,14 +44,20 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
 
-    def send(self, message: object) -> None:
+    def send(self, message: Any) -> None:
         """Send one message. Raises CoordinatorGone."""
         raw = marshal.dumps(message)
         try:
             self._sock.sendall(_LENGTH.pack(len(raw)) + raw)
         except OSError as error:
             raise CoordinatorGone from error
+
+    def waiting(self) -> bool:
+        """Whether something has come that `receive` would not have to wait for."""
+        return bool(self._buffer) or bool(self._poll.poll(0))
 
     def receive(self) -> Any:
         """The next message; waits for it. Raises CoordinatorGone."""
@@ -130,7 +137,7 @@ class HelperPool:
             sys.stderr.flush()
             os._exit(code)
 
-    def send(self, number: int, message: object) -> None:
+    def send(self, number: int, message: Any) -> None:
         """Queue a message for a helper; never blocks."""
         raw = marshal.dumps(message)
         outbox = self._outbox[number]
@@ -138,7 +145,7 @@ class HelperPool:
         if len(outbox) == 1:
             self._write(number)
 
-    def broadcast(self, message: object) -> None:
+    def broadcast(self, message: Any) -> None:
         """Queue a message for every helper."""
         for number in range(len(self.pids)):
             self.send(number, message)

@@ -1,0 +1,77 @@
+"""From what a spec says of a site to its opened store, repository and index: the same for every engine.
+
+Invariant: nothing here is called before the helpers are forked, but `preload`, which opens nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+from shared.errors import ConfigError
+from shared.repository.indexcache import IndexCache
+from shared.repository.repository import Repository
+from shared.storage.api import ObjectStore
+from shared.storage.open import open_store, parse_url
+from workers.backup.spec import SiteSpec
+
+
+def is_remote(site: SiteSpec) -> bool:
+    """Whether reading from the site waits for a network, so that more requests at once pay."""
+    return parse_url(site.url).is_s3
+
+
+def preload(site: SiteSpec) -> None:
+    """Import what the site's kind of store needs before helpers are forked: they then share those pages."""
+    importlib.import_module("shared.storage.s3" if is_remote(site) else "shared.storage.directory")
+    importlib.import_module("shared.repository.indexcache")
+
+
+def open_site(site: SiteSpec, *, connections: int = 0, create: bool = False) -> ObjectStore:
+    """The site's store. Raises StorageError."""
+    from shared.storage.credentials import (
+        CredentialsProvider,
+        CredentialsSpec,
+        credentials_from_command,
+        credentials_from_file,
+    )
+
+    credentials: CredentialsProvider | CredentialsSpec | None = None
+    if site.access_key:
+        credentials = CredentialsSpec(site.access_key, site.secret_key, site.session_token or None)
+    elif site.credentials_file:
+        credentials = credentials_from_file(site.credentials_file)
+    elif site.credentials_command:
+        credentials = credentials_from_command(site.credentials_command)
+    return open_store(
+        site.url,
+        credentials=credentials,
+        ca_file=site.ca_file or None,
+        connections=connections or site.connections,
+        name=site.id,
+        create=create,
+    )
+
+
+def repository_store(site: SiteSpec, repository: str, *, connections: int = 0, create: bool = False) -> ObjectStore:
+    """The store as seen from below the repository; an empty id is a repository at the site's own top."""
+    store = open_site(site, connections=connections, create=create)
+    return store.below(f"repos/{repository}") if repository else store
+
+
+def open_repository(site: SiteSpec, repository: str, passwords: list[str]) -> Repository:
+    """Open the repository. Raises ConfigError without a password, RepositoryError, StorageError."""
+    if not passwords:
+        raise ConfigError(f"no password was given for repository {repository or site.url}")
+    return Repository.open(repository_store(site, repository), *passwords)
+
+
+def open_index(repo: Repository, site: SiteSpec, repository: str, cache_dir: str) -> IndexCache:
+    """The index of the repository at this site, cached below `cache_dir`."""
+    return IndexCache.open(
+        os.path.join(cache_dir, "index"),
+        store=repo.store,
+        repository_id=repo.restic_id or repository,
+        site=site.id or site.url,
+        load=repo.load_index,
+    )

@@ -1,0 +1,127 @@
+"""Files of several megabytes: cut as they are read, their chunks hashed and compressed by threads.
+
+Hashing and compressing let go of the interpreter, so one big file keeps every core busy. Two windows
+are in memory at most: while the chunks of one are worked on, the next is read and cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import zstandard
+
+from shared.repository.chunker import MAX_SIZE, FastCdcChunker, seed_for
+from shared.repository.compression import compressor
+from shared.repository.crypto import MasterKey
+from workers.backup.engine.packer import Packer
+
+BIG_FILE = 4 << 20  # bytes; smaller ones travel in batches
+WINDOW = 16 << 20  # bytes read and cut at a time
+
+_chunkers: dict[bytes, FastCdcChunker] = {}
+
+
+def _chunker(key: MasterKey) -> FastCdcChunker:
+    chunker = _chunkers.get(key.encrypt)
+    if chunker is None:
+        chunker = _chunkers[key.encrypt] = FastCdcChunker(seed_for(key))
+    return chunker
+
+
+def cut_whole(key: MasterKey, data: bytes) -> list[memoryview | bytes]:
+    """The chunks of a file that is in memory, as views."""
+    view = memoryview(data)
+    chunks: list[memoryview | bytes] = []
+    at = 0
+    for length in _chunker(key).cut(view, final=True):
+        chunks.append(view[at : at + length])
+        at += length
+    return chunks
+
+
+class BigFileReader:
+    """Reads one big file at a time, in a helper's main thread."""
+
+    def __init__(
+        self, key: MasterKey, packer: Packer, level: int, *, ask: Callable[[list[bytes]], bytes], threads: int
+    ) -> None:
+        self._key = key
+        self._packer = packer
+        self._level = level
+        self._ask = ask
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._compressors: list[zstandard.ZstdCompressor] = []
+
+    def read(self, fd: int, grew: Callable[[int], None]) -> tuple[list[bytes], int]:
+        """The blob ids and size in bytes of what the file holds from its current offset; new blobs are packed."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads)
+            self._compressors = [compressor(self._level) for _ in range(self._threads)]
+        chunker = _chunker(self._key)
+        content: list[bytes] = []
+        total = 0
+        rest = b""
+        running: list[Future[None]] = []
+        try:
+            while True:
+                whole, final = _window(fd, rest)
+                chunks = []
+                at = 0
+                for length in chunker.cut(whole, final=final):
+                    chunks.append(whole[at : at + length])
+                    at += length
+                rest = bytes(whole[at:])
+                ids = list(self._pool.map(_digest, chunks))
+                content += ids
+                total += at
+                _settle(running)
+                flags = self._ask(ids) if ids else b""
+                running = [
+                    self._pool.submit(self._pack, blob_id, chunk)
+                    for blob_id, chunk, new in zip(ids, chunks, flags, strict=True)
+                    if new
+                ]
+                grew(at)
+                if final:
+                    return content, total
+        finally:
+            _settle(running)
+
+    def _pack(self, blob_id: bytes, chunk: memoryview) -> None:
+        worker = self._compressors.pop()
+        try:
+            packed = worker.compress(chunk)
+        finally:
+            self._compressors.append(worker)
+        self._packer.add_compressed(blob_id, chunk, packed)
+
+
+def _window(fd: int, rest: bytes) -> tuple[memoryview, bool]:
+    """What was left, and up to a window more; and whether the file ends there."""
+    buffer = bytearray(len(rest) + WINDOW)
+    buffer[: len(rest)] = rest
+    filled = len(rest)
+    with memoryview(buffer) as view:
+        while filled < len(buffer):
+            count = os.readv(fd, [view[filled:]])
+            if not count:
+                break
+            filled += count
+    return memoryview(buffer)[:filled], filled < len(buffer)
+
+
+def _settle(running: list[Future[None]]) -> None:
+    for future in running:
+        future.result()
+    running.clear()
+
+
+def _digest(chunk: memoryview) -> bytes:
+    return hashlib.sha256(chunk).digest()
+
+
+assert WINDOW >= 2 * MAX_SIZE  # noqa: S101 -- a window always holds a whole chunk

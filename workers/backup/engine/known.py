@@ -1,0 +1,153 @@
+"""What is known to be stored: the site's index, and what this run has claimed, uploaded and indexed.
+
+Invariants: a pack enters an index file only when it is durable; an index file is written at least every
+60 s, 512 MiB or 50,000 blobs; what is indexed is forgotten here, so memory is bounded by those; and our
+lock is looked at before each index file is put.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from shared.repository.index import FLUSH_BLOBS, encode_index
+from shared.repository.indexcache import IndexCache
+from shared.repository.locks import RepositoryLock
+from shared.repository.pack import Blob, BlobType
+from shared.repository.repository import Repository
+
+FLUSH_BYTES = 512 << 20
+FLUSH_SECONDS = 60.0
+
+Answer = Callable[[bytes], None]
+
+
+class Known:
+    """See the module. `ready` once the index may be read."""
+
+    def __init__(self, repo: Repository, lock: RepositoryLock, on_packed: Callable[[str], None]) -> None:
+        self.ready = False
+        self.bytes_stored = 0
+        self.packs_stored = 0
+        self._repo = repo
+        self._lock = lock
+        self._on_packed = on_packed
+        self._index: IndexCache | None = None
+        self._absent: frozenset[bytes] = frozenset()
+        self._claimed: dict[BlobType, set[bytes]] = {BlobType.DATA: set(), BlobType.TREE: set()}
+        self._pending: list[tuple[bytes, Sequence[Blob]]] = []
+        self._pending_blobs = 0
+        self._pending_bytes = 0
+        self._pending_since = 0.0
+        self._questions: list[tuple[bytes, Answer]] = []
+
+    def open(self, index: IndexCache, absent: frozenset[bytes]) -> None:
+        """From here on the index answers; questions that waited are answered now."""
+        self._index = index
+        self._absent = absent
+        self.ready = True
+        questions, self._questions = self._questions, []
+        for ids, answer in questions:
+            self.ask(ids, answer)
+
+    @property
+    def index(self) -> IndexCache:
+        """The index. Raises RuntimeError before `open`."""
+        if self._index is None:
+            raise RuntimeError("the index is not open yet")
+        return self._index
+
+    def ask(self, ids: bytes, answer: Answer) -> None:
+        """Claim data blobs, ids one behind the other, for who asks; the answer has a byte each, 1 for new."""
+        if not self.ready:
+            self._questions.append((ids, answer))
+            return
+        listed = [ids[at : at + 32] for at in range(0, len(ids), 32)]
+        answer(bytes(self.claim(BlobType.DATA, listed)))
+
+    def drop_questions(self) -> None:
+        """Forget questions that wait: nobody wants the answers any more."""
+        self._questions.clear()
+
+    def claim(self, blob_type: BlobType, ids: Sequence[bytes]) -> list[bool]:
+        """Whether each blob is to be stored by the caller; it is then claimed for it."""
+        claimed = self._claimed[blob_type]
+        out = []
+        missing = self.index.missing(blob_type, ids, self._absent) if self.index.index_ids else [True] * len(ids)
+        for blob_id, new in zip(ids, missing, strict=True):
+            if new and blob_id not in claimed:
+                claimed.add(blob_id)
+                out.append(True)
+            else:
+                out.append(False)
+        return out
+
+    def not_stored(self, blob_type: BlobType, ids: Sequence[bytes]) -> list[bytes]:
+        """Those of these blobs that are neither indexed nor claimed."""
+        claimed = self._claimed[blob_type]
+        missing = self.index.missing(blob_type, ids, self._absent)
+        return [blob_id for blob_id, lacks in zip(ids, missing, strict=True) if lacks and blob_id not in claimed]
+
+    def locate_tree(self, tree: bytes) -> tuple[Any, ...]:
+        """Where a tree's blob lies, as (pack, offset, length, uncompressed); nothing where it does not."""
+        (found,) = self.index.lookup(BlobType.TREE, [tree], self._absent)
+        return (found.pack, found.offset, found.length, found.uncompressed) if found else ()
+
+    def resume(self, packs: Iterable[str]) -> int:
+        """Index the packs that an earlier attempt uploaded, as far as they are there and sound; how many were."""
+        from shared.repository.errors import Damaged
+        from shared.storage.api import MissingObject
+
+        wanted = {bytes.fromhex(pack) for pack in packs} - self._absent
+        if not wanted:
+            return 0
+        wanted -= {pack for pack, _ in self.index.packs() if pack in wanted}
+        resumed = 0
+        for pack in sorted(wanted):
+            try:
+                blobs = self._repo.pack_header(pack)
+            except (MissingObject, Damaged):
+                continue  # never finished, or pruned meanwhile: its blobs are stored again
+            for blob in blobs:
+                self._claimed[blob.type].add(blob.id)
+            self._queue(pack, sum(blob.length for blob in blobs), blobs)
+            resumed += 1
+        self.flush()
+        return resumed
+
+    def stored(self, pack: bytes, size: int, blobs: Iterable[Any]) -> None:
+        """A pack of this run is durable: it may be indexed."""
+        self.packs_stored += 1
+        self.bytes_stored += size
+        self._on_packed(pack.hex())
+        self._queue(pack, size, [Blob(blob[0], BlobType(blob[1]), *blob[2:]) for blob in blobs])
+
+    def _queue(self, pack: bytes, size: int, blobs: Sequence[Blob]) -> None:
+        if not self._pending:
+            self._pending_since = time.monotonic()
+        self._pending.append((pack, blobs))
+        self._pending_blobs += len(blobs)
+        self._pending_bytes += size
+
+    def flush_if_due(self) -> None:
+        """Write an index file where one is due."""
+        if self._pending and (
+            self._pending_blobs >= FLUSH_BLOBS
+            or self._pending_bytes >= FLUSH_BYTES
+            or time.monotonic() - self._pending_since >= FLUSH_SECONDS
+        ):
+            self.flush()
+            self.index.refresh()
+
+    def flush(self) -> None:
+        """Write what is pending as an index file. Raises Locked where our lock is gone, StorageError."""
+        if not self._pending or not self.ready:
+            return
+        self._lock.ensure_held()
+        self._repo.save("index", encode_index(self._pending))
+        for _, blobs in self._pending:
+            for blob in blobs:
+                self._claimed[blob.type].discard(blob.id)
+        self._pending = []
+        self._pending_blobs = self._pending_bytes = 0

@@ -1,0 +1,112 @@
+"""From content to stored packs: compress, seal, collect, upload.
+
+Invariant: at most one pack is being filled and `uploads` are under way, so memory is bounded whatever
+the source's size; a blob counts as stored only once its whole pack is durable at the site.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+
+from shared.repository.compression import compressor
+from shared.repository.crypto import Buffer, MasterKey, Sealer
+from shared.repository.pack import Blob, BlobType, PackBuilder
+from shared.repository.repository import pack_key
+from shared.storage.api import ObjectStore
+
+StoredPack = tuple[bytes, int, list[Blob]]
+
+
+class Uploader:
+    """Threads that hash full packs and put them. A failure is raised in the thread that packs, at its next call."""
+
+    def __init__(self, store: ObjectStore, *, uploads: int) -> None:
+        self._store = store
+        self._slots = threading.Semaphore(uploads)
+        self._uploads = uploads
+        self._done: deque[StoredPack] = deque()
+        self._failed: list[BaseException] = []
+
+    def upload(self, builder: PackBuilder) -> None:
+        """Close and send a pack; waits while as many as allowed are under way. Raises what an earlier upload raised."""
+        self._slots.acquire()
+        self._raise()
+        threading.Thread(target=self._run, args=(builder,), daemon=True).start()
+
+    def finished(self) -> list[StoredPack]:
+        """Packs that are durable since the last call: (id, size in bytes, blobs)."""
+        self._raise()
+        packs = []
+        while self._done:
+            packs.append(self._done.popleft())
+        return packs
+
+    def wait(self) -> None:
+        """Until no upload is under way. Raises what one raised."""
+        for _ in range(self._uploads):
+            self._slots.acquire()
+        for _ in range(self._uploads):
+            self._slots.release()
+        self._raise()
+
+    def _run(self, builder: PackBuilder) -> None:
+        try:
+            data = builder.close()
+            pack_id = hashlib.sha256(data).digest()
+            self._store.put(pack_key(pack_id), data, sha256=pack_id.hex())
+            self._done.append((pack_id, len(data), builder.blobs))
+        except BaseException as error:  # noqa: BLE001 -- carried to the packing thread, which raises it
+            self._failed.append(error)
+        finally:
+            self._slots.release()
+
+    def _raise(self) -> None:
+        if self._failed:
+            raise self._failed[0]
+
+
+class Packer:
+    """Packs blobs of one type. `add` is for one thread; `add_compressed` may be called by several."""
+
+    def __init__(
+        self,
+        key: MasterKey,
+        uploader: Uploader,
+        blob_type: BlobType,
+        *,
+        level: int,
+        target: int,
+    ) -> None:
+        self._sealer = Sealer(key)
+        self._uploader = uploader
+        self._type = blob_type
+        self._target = target
+        self._compress = compressor(level).compress
+        self._builder: PackBuilder | None = None
+        self._lock = threading.Lock()
+
+    def add(self, blob_id: bytes, content: Buffer) -> None:
+        """Compress and pack one blob."""
+        self.add_compressed(blob_id, content, self._compress(content))
+
+    def add_compressed(self, blob_id: bytes, content: Buffer, packed: bytes) -> None:
+        """Pack one blob that is compressed already; where that made it no smaller, the content itself is stored."""
+        with self._lock:
+            builder = self._builder
+            if builder is None:
+                builder = self._builder = PackBuilder(self._sealer, self._type, target=self._target)
+            if len(packed) < len(content):
+                builder.add(blob_id, packed, len(content))
+            else:
+                builder.add(blob_id, content, 0)
+            if builder.full:
+                self._builder = None
+                self._uploader.upload(builder)
+
+    def flush(self) -> None:
+        """Send the pack that is being filled. The uploader's `wait` says when it is stored."""
+        if self._builder is not None:
+            builder, self._builder = self._builder, None
+            self._uploader.upload(builder)

@@ -1,0 +1,85 @@
+"""Which entries of a source are left out: patterns, markers, mount points, size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from shared.errors import BackupError
+from workers.backup.spec import Selection
+
+CACHE_TAG = b"CACHEDIR.TAG"
+CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+Matcher = Callable[[str], bool]
+
+
+class Filter:
+    """The rules of one source, asked for each entry of a directory. Paths are bytes."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.one_file_system = selection.one_file_system
+        self.larger_than = selection.exclude_larger_than
+        self._markers = [os.fsencode(name) for name in selection.exclude_if_present]
+        self._caches = selection.exclude_caches
+        patterns = [*selection.excludes, *_read_patterns(selection.exclude_files)]
+        self._match = _compile(patterns) if patterns else None
+        # Longest first: an entry is matched relative to the source path that it lies in.
+        self._roots = sorted((os.fsencode(os.path.abspath(p)) for p in selection.paths), key=len, reverse=True)
+
+    def excluded(self, directory: bytes, names: list[bytes], is_dir: Callable[[bytes], bool]) -> set[bytes]:
+        """Which of `names` in `directory` a pattern leaves out."""
+        if self._match is None:
+            return set()
+        root = next((r for r in self._roots if directory == r or directory.startswith(r.rstrip(b"/") + b"/")), None)
+        if root is None:
+            return set()
+        below = os.fsdecode(directory[len(root) :].strip(b"/"))
+        prefix = f"{below}/" if below else ""
+        out = set()
+        for name in names:
+            path = prefix + os.fsdecode(name)
+            if self._match(path) or (is_dir(name) and self._match(f"{path}/")):
+                out.add(name)
+        return out
+
+    def markers(self, names: list[bytes]) -> list[bytes] | None:
+        """The entries that alone are kept of the current directory because a marker lies in it; None: keep all."""
+        if not self._caches and not self._markers:
+            return None
+        here = set(names)
+        found = [name for name in self._markers if name in here]
+        if self._caches and CACHE_TAG in here and _is_cache_tag():
+            found.append(CACHE_TAG)
+        return found or None
+
+
+def _is_cache_tag() -> bool:
+    try:
+        with open(CACHE_TAG, "rb") as file:
+            return file.read(len(CACHE_SIGNATURE)) == CACHE_SIGNATURE
+    except OSError:
+        return False
+
+
+def _read_patterns(files: list[str]) -> list[str]:
+    patterns: list[str] = []
+    for path in files:
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                patterns += file.read().splitlines()
+        except OSError as error:
+            raise BackupError(
+                f"the file of exclude patterns {path} can't be read ({error.strerror})",
+                hint="Correct `exclude_files` of the source: without it too much would be backed up",
+            ) from error
+    return patterns
+
+
+def _compile(patterns: list[str]) -> Matcher:
+    from pathspec import GitIgnoreSpec  # only where there are patterns: it takes a while to import
+
+    try:
+        spec = GitIgnoreSpec.from_lines(patterns)
+    except ValueError as error:
+        raise BackupError(f"an exclude pattern can't be understood: {error}") from error
+    return spec.match_file

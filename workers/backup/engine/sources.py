@@ -1,0 +1,101 @@
+"""What a source's paths come down to on this host, and which snapshot they are compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+
+from shared.errors import BackupError
+from shared.repository.repository import Repository
+from shared.repository.snapshot import Snapshot
+from workers.backup.engine.helper import device_id_for
+from workers.backup.spec import Selection
+
+MARGIN = 2 * 10**9  # nanoseconds before the parent's start within which times are not trusted
+NETWORK_MARGIN = 120 * 10**9  # the same where another host's clock stamps the files
+_NETWORK = ("nfs", "cifs", "smb", "9p", "ceph", "gluster", "lustre", "afs", "fuse.", "gpfs", "beegfs", "ocfs2", "gfs")
+
+
+@dataclass(slots=True)
+class Resolved:
+    """`paths` are absolute, none inside another; `partial` says which entries of their ancestors are looked at."""
+
+    selection: Selection
+    paths: list[bytes]
+    partial: dict[bytes, list[bytes]]
+
+
+def resolve(selection: Selection) -> Resolved:
+    """Make paths absolute and find their ancestors. Raises BackupError where none of them exists.
+
+    A path that leads through a symbolic link is recorded under where it really lies; its last
+    component is taken as it is.
+    """
+    real: list[bytes] = []
+    for path in selection.paths:
+        absolute: bytes = os.path.abspath(os.fsencode(path))
+        parent, name = os.path.split(absolute)
+        real.append(os.path.join(os.path.realpath(parent), name) if name else absolute)
+    unique = sorted(set(real))
+    paths = [path for path in unique if not any(path != other and _inside(path, other) for other in unique)]
+    if not any(os.path.lexists(path) for path in paths):
+        listed = ", ".join(os.fsdecode(path) for path in paths) or "(none given)"
+        raise BackupError(f"none of the paths exists: {listed}", hint="Correct the source's `paths`, or mount them")
+    partial: dict[bytes, set[bytes]] = {}
+    for source in paths:
+        at: bytes = source
+        while at != b"/":
+            above, last = os.path.split(at)
+            partial.setdefault(above, set()).add(last)
+            at = above
+    absolute_selection = replace(selection, paths=[os.fsdecode(path) for path in paths])
+    return Resolved(absolute_selection, paths, {path: sorted(names) for path, names in partial.items()})
+
+
+def _inside(path: bytes, other: bytes) -> bool:
+    return path.startswith(other.rstrip(b"/") + b"/")
+
+
+def find_parent(repo: Repository, source: str, paths: list[bytes]) -> Snapshot | None:
+    """The newest snapshot of the source with these paths: what an incremental is compared with."""
+    newest: Snapshot | None = None
+    for snapshot in repo.snapshots():
+        if (
+            snapshot.source == source
+            and sorted(snapshot.paths) == paths
+            and (newest is None or (snapshot.time, snapshot.id) > (newest.time, newest.id))
+        ):
+            newest = snapshot
+    return newest
+
+
+def cache_name(*parts: str) -> str:
+    """A file name that stands for these parts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def device_ids(paths: list[bytes]) -> dict[int, int]:
+    """The identity of each file system that a source path lies on, by st_dev: the first path on it names it."""
+    found: dict[int, int] = {}
+    for path in paths:
+        try:
+            found.setdefault(os.lstat(path).st_dev, device_id_for(path))
+        except OSError:
+            continue  # it is recorded as a problem where it is scanned
+    return found
+
+
+def trusted_before(began: int) -> tuple[int, dict[int, int]]:
+    """The time in nanoseconds before which file times are trusted: in general, and by st_dev of network mounts."""
+    limits = {}
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                left, _, right = line.partition(" - ")
+                if right.startswith(_NETWORK):
+                    major, minor = left.split()[2].split(":")
+                    limits[os.makedev(int(major), int(minor))] = began - NETWORK_MARGIN
+    except OSError:
+        return began - NETWORK_MARGIN, {}  # nothing is known of the mounts: the wider margin for all
+    return began - MARGIN, limits

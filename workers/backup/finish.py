@@ -1,0 +1,80 @@
+"""What a run says of itself: the snapshot's fields and tags, and the result that its caller gets."""
+
+from __future__ import annotations
+
+import os
+
+from shared.repository.gojson import time_string
+from shared.repository.keys import username
+from shared.repository.snapshot import Snapshot, encode_snapshot, make_tags
+from shared.version import VERSION
+from workers.backup.commit import Commit
+from workers.backup.engine.coordinator import Counts
+from workers.backup.engine.sources import Resolved
+from workers.backup.spec import BackupResult, BackupSpec
+
+
+def describe(
+    spec: BackupSpec,
+    resolved: Resolved,
+    counts: Counts,
+    tree: bytes,
+    parent: Snapshot | None,
+    *,
+    began: int,
+    now: int,
+) -> tuple[Snapshot, bytes]:
+    """The snapshot of a pass, and its JSON. `began` by this host's clock, `now` by the store's, in nanoseconds."""
+    last_full = spec.slot if spec.kind == "full" else (parent.tag("lastfull") if parent else "")
+    files = counts.files_new + counts.files_changed + counts.files_unmodified
+    snapshot = Snapshot(
+        time=now,
+        tree=tree,
+        paths=resolved.paths,
+        hostname=spec.host or os.uname().nodename,
+        username=username(),
+        uid=os.getuid(),
+        gid=os.getgid(),
+        excludes=resolved.selection.excludes,
+        tags=make_tags(
+            source=spec.source,
+            run=spec.run,
+            kind=spec.kind,
+            slot=spec.slot,
+            last_full=last_full,
+            unreadable=counts.problems,
+            began=began,
+            more=spec.labels,
+        ),
+        parent=parent.id if parent else "",
+        program_version=f"holdfast {VERSION}",
+        summary={
+            "backup_start": time_string(began),
+            "backup_end": time_string(now),
+            "files_new": counts.files_new,
+            "files_changed": counts.files_changed,
+            "files_unmodified": counts.files_unmodified,
+            "data_added": counts.bytes_added,
+            "total_files_processed": files,
+            "total_bytes_processed": counts.bytes_processed,
+        },
+    )
+    return snapshot, encode_snapshot(snapshot)
+
+
+def existing_result(spec: BackupSpec, commit: Commit, duration: float) -> BackupResult:
+    """The result of a run whose commit stands, as far as the snapshot itself tells."""
+    snapshot = commit.snapshot
+    return BackupResult(
+        snapshot=commit.id,
+        kind=spec.kind,
+        source=spec.source,
+        repository=spec.repository,
+        site=spec.site.id,
+        time=time_string(snapshot.time) if snapshot else "",
+        tree=snapshot.tree.hex() if snapshot else "",
+        complete=snapshot.complete if snapshot else False,
+        unreadable=int((snapshot.tag("unreadable") if snapshot else "") or 0),
+        existed=True,
+        duration=duration,
+    )

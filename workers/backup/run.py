@@ -1,0 +1,291 @@
+"""One backup, from forking the helpers to the committed snapshot.
+
+    fork -> open or create -> a commit of this run? -> shared lock -> parent
+    -> scan, while the lock's 200 ms pass -> index -> pass until the root is whole -> commit
+
+Nothing here is Celery's or Redis's. SIGINT and SIGTERM end the run cleanly: what was uploaded is indexed,
+the lock is given back, Interrupted is raised.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shared.errors import BackupError
+from shared.repository.absent import absent_packs, marked_packs
+from shared.repository.errors import RepositoryMissing
+from shared.repository.gojson import time_string
+from shared.repository.indexcache import IndexCache
+from shared.repository.locks import WAIT
+from shared.repository.pack import BlobType
+from shared.repository.repository import Repository
+from shared.repository.snapshot import Snapshot
+from workers.access import is_remote, open_index, preload, repository_store
+from workers.backup import commit as commits
+from workers.backup.engine import sources
+from workers.backup.engine.assembly import Assembler, RecordLost
+from workers.backup.engine.coordinator import Coordinator, Counts
+from workers.backup.engine.helper import Helper
+from workers.backup.engine.known import Known
+from workers.backup.engine.packer import Packer, Uploader
+from workers.backup.engine.treecache import NO_REF, Head, Ref, TreeReader, TreeWriter, forget_head, load_head
+from workers.backup.finish import describe, existing_result
+from workers.backup.journal import Journal
+from workers.backup.spec import BackupResult, BackupSpec
+from workers.helpers import HelperPool
+
+OnEvent = Callable[[dict[str, Any]], None]
+PASSES = 4  # scans of one run, where the index or the cache changed under it
+PROGRESS = 0.5  # seconds between progress events
+
+
+def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
+    """Back up one source to one site. To be called in a process with one thread, as helpers are forked.
+
+    `on_event` gets {"event": "progress" | "packed" | "phase", ...}. Raises HoldfastError's tree.
+    """
+    resolved = sources.resolve(spec.selection)
+    spec.selection = resolved.selection
+    preload(spec.site)
+    with _stop_signals() as stopping:
+        pool = HelperPool(spec.helpers or len(os.sched_getaffinity(0)), lambda channel: Helper(channel, spec).run())
+        try:
+            return _Run(spec, resolved, pool, on_event, stopping).run()
+        finally:
+            pool.close()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a flag while the engine runs."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped.is_set
+        return
+    old = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped.is_set
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class _Run:
+    """The steps of one run, with what they share."""
+
+    def __init__(
+        self,
+        spec: BackupSpec,
+        resolved: sources.Resolved,
+        pool: HelperPool,
+        on_event: OnEvent,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._spec = spec
+        self._resolved = resolved
+        self._pool = pool
+        self._on_event = on_event
+        self._stopping = stopping
+        self._started = time.monotonic()
+        self._began = time.time_ns()
+        self._told = 0.0
+        self._resumed = 0
+        self._lost: set[bytes] = set()
+        self._index: IndexCache | None = None
+
+    def run(self) -> BackupResult:
+        spec = self._spec
+        repo = self._repo = self._open()
+        repo.require_writable()
+        found = commits.find_commit(repo, spec.run)
+        if found.state in (commits.State.DONE, commits.State.FORGOTTEN):
+            return existing_result(spec, found, time.monotonic() - self._started)
+        self._lock = repo.lock(holder=f"{spec.host or os.uname().nodename}/holdfast/{spec.run}")
+        self._lock.begin()
+        try:
+            self._journal = Journal(spec.cache_dir, repo.restic_id, spec.site.id, spec.run)
+            self._known = Known(repo, self._lock, self._packed)
+            if found.state is commits.State.OPEN and found.snapshot is not None:
+                # Killed between commit and snapshot: where the winner is whole there is nothing to read.
+                self._make_known()
+                if commits.is_whole(repo, found.snapshot, self._known.index):
+                    done = commits.finish_open(repo, found)
+                    self._journal.remove()
+                    return existing_result(spec, done, time.monotonic() - self._started)
+            return self._back_up()
+        finally:
+            self._lock.release()
+
+    def _open(self) -> Repository:
+        spec = self._spec
+        store = repository_store(spec.site, spec.repository, create=bool(spec.fleet_secret))
+        try:
+            return Repository.open(store, *spec.passwords)
+        except RepositoryMissing:
+            if not spec.fleet_secret:
+                raise
+            self._on_event({"event": "phase", "phase": "create", "repository": spec.repository})
+            return Repository.create(
+                store,
+                repository_id=spec.repository,
+                fleet_secret=bytes.fromhex(spec.fleet_secret),
+                recovery_password=spec.recovery_password,
+            )
+
+    def _make_known(self) -> None:
+        """Read the index, which must not happen before the lock is confirmed; then take up the journal."""
+        spec, repo = self._spec, self._repo
+        self._lock.confirm()
+        index = self._index = open_index(repo, spec.site, spec.repository, spec.cache_dir)
+        full = spec.kind == "full"
+        self._absent = absent_packs(repo.store, index.packs()) if full else marked_packs(repo.store)
+        self._known.open(index, self._absent)
+        self._resumed = self._known.resume([*spec.journal, *self._journal.read()])
+
+    def _back_up(self) -> BackupResult:
+        spec, repo = self._spec, self._repo
+        parent = sources.find_parent(repo, spec.source, self._resolved.paths)
+        folder = os.path.join(spec.cache_dir, "trees", sources.cache_name(repo.restic_id, spec.site.id, spec.source))
+        for _ in range(PASSES):
+            head = load_head(folder)
+            if head is not None and (parent is None or head.snapshot != parent.id):
+                head = None
+            rewrite = head is None or TreeWriter.wants_rewrite(folder, head)
+            writer = TreeWriter(folder, None if rewrite else head)
+            try:
+                done = self._one_pass(parent, head, folder, writer, rewrite=rewrite)
+            except RecordLost:
+                forget_head(folder)
+                writer.discard()
+                continue
+            except BaseException:
+                writer.discard()
+                raise
+            if done is not None:
+                return done
+            writer.discard()
+        raise BackupError(
+            f"source {spec.source}: the repository's index changed under the run {PASSES} times",
+            hint="Something else prunes the repository without respecting locks; stop it and run this again",
+        )
+
+    def _one_pass(
+        self, parent: Snapshot | None, head: Head | None, folder: str, writer: TreeWriter, *, rewrite: bool
+    ) -> BackupResult | None:
+        """Scan once and commit; None where something that was taken as stored turned out not to be."""
+        spec, repo = self._spec, self._repo
+        segments = head.segments if head else []
+        reader = TreeReader(folder, segments)
+        uploads = spec.site.connections if is_remote(spec.site) else 1
+        uploader = Uploader(repo.store, uploads=1)
+        trees = Packer(repo.key, uploader, BlobType.TREE, level=spec.compression_level, target=spec.pack_size)
+        root_ref: Ref = head.root if head else NO_REF
+        coordinator = Coordinator(
+            self._pool,
+            self._known,
+            lambda store: Assembler(reader, writer, store, rewrite=rewrite),
+            trees,
+            uploader,
+            roots=self._resolved.partial,
+            parent=(parent.tree, root_ref) if parent else None,
+            on_tick=self._tick,
+            stopping=self._stopping,
+        )
+        began = (parent.began or parent.time) if parent else 0
+        limit, limits = sources.trusted_before(began)
+        self._pool.broadcast(
+            (
+                "open",
+                {
+                    "key": repo.key.to_bytes(),
+                    "uploads": max(1, uploads // len(self._pool)),
+                    "threads": len(self._pool),
+                    "trees": folder,
+                    "segments": segments,
+                    "devices": sources.device_ids(self._resolved.paths),
+                    "limit": limit,
+                    "limits": limits,
+                    "reread": spec.kind == "full" or parent is None,
+                    "distrusted": self._lost,
+                },
+            )
+        )
+
+        def make_ready() -> bool:
+            if not self._known.ready:
+                self._make_known()
+            known_whole = head is not None and set(head.index_ids) <= self._known.index.index_ids
+            return known_whole and not self._absent and not self._lost and spec.kind == "incremental"
+
+        root = coordinator.run(make_ready, time.monotonic() + WAIT)
+        reader.close()
+        if root is None:
+            raise BackupError(
+                f"source {spec.source}: nothing of it could be read: {'; '.join(coordinator.counts.listed[:3])}",
+                hint="Check that its paths are mounted, and readable for the user that runs this",
+            )
+        relied_on = self._known.index.index_ids
+        self._known.index.refresh()
+        if coordinator.lost or not relied_on <= self._known.index.index_ids:
+            self._lost |= coordinator.lost
+            return None
+        self._lock.ensure_held()
+        return self._commit(coordinator.counts, root, parent, writer)
+
+    def _commit(
+        self, counts: Counts, root: tuple[bytes, Ref], parent: Snapshot | None, writer: TreeWriter
+    ) -> BackupResult:
+        spec, repo = self._spec, self._repo
+        snapshot, json = describe(
+            spec, self._resolved, counts, root[0], parent, began=self._began, now=int(repo.store.clock() * 1e9)
+        )
+        stands = commits.put_snapshot(repo, spec.run, json, self._known.index)
+        result = existing_result(spec, stands, time.monotonic() - self._started)
+        result.existed = stands.snapshot is None or stands.snapshot.tree != snapshot.tree
+        self._journal.remove()
+        if result.existed:
+            writer.discard()
+            return result
+        writer.publish(stands.id, root[1], self._known.index.index_ids)
+        result.parent = parent.id if parent else ""
+        result.time = time_string(snapshot.time)
+        result.problems = counts.listed
+        result.unreadable = counts.problems
+        result.complete = not counts.problems
+        result.files_new = counts.files_new
+        result.files_changed = counts.files_changed
+        result.files_unmodified = counts.files_unmodified
+        result.files_gone = counts.files_gone
+        result.bytes_processed = counts.bytes_processed
+        result.bytes_read = counts.bytes_read
+        result.bytes_added = counts.bytes_added
+        result.bytes_stored = self._known.bytes_stored
+        result.packs_stored = self._known.packs_stored
+        result.packs_resumed = self._resumed
+        return result
+
+    def _packed(self, pack: str) -> None:
+        self._journal.add(pack)
+        self._on_event({"event": "packed", "pack": pack})
+
+    def _tick(self, counts: Counts) -> None:
+        self._lock.maintain()
+        now = time.monotonic()
+        if now - self._told >= PROGRESS:
+            self._told = now
+            self._on_event(
+                {
+                    "event": "progress",
+                    "files": counts.files_new + counts.files_changed + counts.files_unmodified,
+                    "bytes": counts.bytes_processed,
+                    "bytes_read": counts.bytes_read,
+                    "bytes_stored": self._known.bytes_stored,
+                    "problems": counts.problems,
+                }
+            )

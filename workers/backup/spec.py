@@ -1,0 +1,102 @@
+"""What a backup is asked to do, and what it says of what it did: both pass over a pipe as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["full", "incremental"]
+
+
+@dataclass(slots=True)
+class SiteSpec:
+    """A site as an engine needs it. `credentials` are those of S3; secrets travel over the pipe alone."""
+
+    id: str
+    url: str
+    access_key: str = ""
+    secret_key: str = ""
+    session_token: str = ""
+    credentials_file: str = ""
+    credentials_command: list[str] = field(default_factory=list)
+    ca_file: str = ""
+    connections: int = 4
+
+
+@dataclass(slots=True)
+class Selection:
+    """Which files of a source belong to it. Patterns are gitignore's, relative to each of `paths`."""
+
+    paths: list[str]
+    excludes: list[str] = field(default_factory=list)
+    exclude_files: list[str] = field(default_factory=list)  # files that list patterns, a line each
+    exclude_caches: bool = False  # leave out what lies beside a CACHEDIR.TAG
+    exclude_if_present: list[str] = field(default_factory=list)  # leave out what lies beside a file of this name
+    one_file_system: bool = False
+    exclude_larger_than: int = 0  # bytes; 0 is no limit
+
+
+@dataclass(slots=True)
+class BackupSpec:
+    """One backup of one source to one site."""
+
+    site: SiteSpec
+    repository: str
+    source: str
+    run: str
+    selection: Selection
+    kind: Kind = "incremental"
+    slot: str = ""
+    host: str = ""
+    labels: list[str] = field(default_factory=list)  # more tags for the snapshot
+    passwords: list[str] = field(default_factory=list)  # tried in this order
+    fleet_secret: str = ""  # hex; where it is given a missing repository is created
+    recovery_password: str = ""  # for the creation alone
+    cache_dir: str = ""
+    journal: list[str] = field(default_factory=list)  # packs (hex) that earlier attempts of this run uploaded
+    compression_level: int = 3
+    pack_size: int = 16 << 20  # bytes
+    helpers: int = 0  # 0: one per core
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the pipe."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BackupSpec:
+        """Read what `to_json` gave. Raises TypeError for what is not a spec."""
+        return cls(**{**data, "site": SiteSpec(**data["site"]), "selection": Selection(**data["selection"])})
+
+
+@dataclass(slots=True)
+class BackupResult:
+    """What a run left behind. Sizes in bytes, times in seconds."""
+
+    snapshot: str
+    kind: str
+    source: str
+    repository: str
+    site: str
+    time: str
+    tree: str
+    parent: str = ""
+    complete: bool = True
+    existed: bool = False  # an earlier attempt had committed already
+    unreadable: int = 0
+    problems: list[str] = field(default_factory=list)  # the first hundred of them
+    files_new: int = 0
+    files_changed: int = 0
+    files_unmodified: int = 0
+    files_gone: int = 0
+    dirs: int = 0
+    bytes_processed: int = 0
+    bytes_read: int = 0
+    bytes_added: int = 0  # content of new blobs
+    bytes_stored: int = 0  # bytes of packs uploaded
+    packs_stored: int = 0
+    packs_resumed: int = 0
+    duration: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the pipe."""
+        return asdict(self)
