@@ -34,12 +34,14 @@ class Child:
         log_dir: str,
         *,
         stop_grace: float = 10.0,
+        stops_last: bool = False,
     ) -> None:
-        """`stop_grace`: seconds from SIGTERM to SIGKILL of its group."""
+        """`stop_grace`: seconds from SIGTERM to SIGKILL of its group. `stops_last`: others need it to end well."""
         self.name = name
         self.command = list(command)
         self.log_path = os.path.join(log_dir, f"{name}.log")
         self.deaths = 0
+        self.stops_last = stops_last
         self._grace = stop_grace
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -118,7 +120,7 @@ class Child:
 
 
 class Children:
-    """Several, in the order in which they start; they stop in the opposite one."""
+    """Several, that are looked after and stop together."""
 
     def __init__(self, children: Sequence[Child], tell: Callable[[str], None]) -> None:
         self.children = list(children)
@@ -132,8 +134,11 @@ class Children:
                 self._tell(said)
 
     def stop(self) -> None:
-        """Stop all, the last started first, and come back when none is left."""
-        for child in reversed(self.children):
-            child.ask_to_stop()
-            if not child.wait_stopped():
-                self._tell(f"{child.name} did not end in time and was killed")
+        """Stop all, and come back when none is left."""
+        for last in (False, True):
+            wave = [child for child in self.children if child.stops_last == last]
+            for child in wave:
+                child.ask_to_stop()
+            for child in wave:
+                if not child.wait_stopped():
+                    self._tell(f"{child.name} did not end in time and was killed")

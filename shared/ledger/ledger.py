@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import (
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from shared.errors import LedgerError
 from shared.ledger import scripts
@@ -33,7 +40,9 @@ REMEMBERED = 30 * 86400.0  # seconds for which an ended run is kept
 JOURNAL_KEPT = 7 * 86400.0
 RECENT = 1000
 
-_AWAY = ("LOADING", "READONLY", "OOM", "MASTERDOWN", "MISCONF", "BUSY", "NOREPLICAS")
+# Answers that say "not now". redis-py has classes for some, and keeps the word in front of others.
+_AWAY = (OutOfMemoryError, ReadOnlyError, MasterDownError, TryAgainError)
+_AWAY_WORDS = ("MISCONF", "BUSY", "NOREPLICAS")
 
 
 class Claim(NamedTuple):
@@ -190,7 +199,7 @@ class Ledger:
         try:
             return call()
         except ResponseError as error:
-            if str(error).startswith(_AWAY) or "-OOM" in str(error):
+            if isinstance(error, _AWAY) or str(error).startswith(_AWAY_WORDS):
                 raise LedgerAway(f"Redis answers: {error}") from error
             raise LedgerError(f"Redis refuses: {error}") from error
         except RedisError as error:

@@ -19,6 +19,9 @@ _SECRET_NAME = re.compile(
 _USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s]*@")
 MASK = "***"
 
+# What Celery says of each message, and beat of each tick, would fill a disk and says nothing that Holdfast does not.
+_CHATTER = ("celery.beat", "celery.app.trace", "celery.worker.strategy")
+
 Event = MutableMapping[str, Any]
 
 
@@ -79,6 +82,8 @@ def set_up(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    for name in _CHATTER:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
 def connect_celery(*, level: int = logging.INFO) -> None:

@@ -1,0 +1,43 @@
+"""A ledger on a Valkey of its own, and short ways to fill it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from shared.ledger.connect import connect
+from shared.ledger.ledger import Ledger
+from shared.ledger.model import RunKind, RunRequest, new_run_id
+from tests.support.tools import ValkeyServer
+
+Found = TypeVar("Found")
+
+
+@contextmanager
+def own_ledger(directory: str, *, lease_seconds: float = 15.0) -> Iterator[tuple[Ledger, ValkeyServer]]:
+    """A ledger that may be wiped, stopped and killed."""
+    with ValkeyServer(directory) as server:
+        ledger = connect(server.url, timeout=1.0)
+        ledger.lease_seconds = lease_seconds
+        try:
+            yield ledger, server
+        finally:
+            ledger.client.close()
+
+
+def a_run(source: str = "web1", kind: RunKind = RunKind.FULL, *, slot: str = "2026-03-04T02:00:00Z") -> RunRequest:
+    """A request with an id of its own."""
+    return RunRequest(new_run_id(), kind, source, policy="all", slot=slot, queue="backup")
+
+
+def until(look: Callable[[], Found | None], *, seconds: float = 20.0, what: str = "") -> Found:
+    """What `look` finds, once it finds something; an AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain{': ' if what else ''}{what}"
+        time.sleep(0.05)
