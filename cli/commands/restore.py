@@ -1,0 +1,182 @@
+"""`holdfast restore`: files back, beside what is there unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import format as show
+from cli import runs
+from cli.app import App, global_options, pass_app
+from cli.when import parse_when
+from shared.errors import UsageError
+
+if TYPE_CHECKING:
+    from shared.repository.snapshot import Snapshot
+
+_POLICIES = ("always", "if-changed", "if-newer", "never")
+_PROBLEMS_SHOWN = 10
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  holdfast restore web1 --direct                            # all of it, into ./restored-web1-...
+  holdfast restore web1:/srv/invoice.pdf --before 02:00 --to /tmp/back
+  holdfast restore web1 --include '*.conf' --to /tmp/conf
+  holdfast restore web1:/etc --in-place --dry-run           # what would change
+  holdfast restore web1 --snapshot 3f9a12cd --to /mnt --verify""",
+)
+@click.argument("what", metavar="SOURCE[:PATH]")
+@click.option("--to", "target", metavar="DIR", help="Where to (else ./restored-SOURCE-TIME).")
+@click.option(
+    "--snapshot", default="latest", show_default=True, metavar="ID", help="Which; the beginning of an id will do."
+)
+@click.option(
+    "--before", "--at", "before", metavar="TIME", help='As it was then: "14:05", "2026-03-01 02:00", "3h ago".'
+)
+@click.option("--include", "includes", multiple=True, metavar="PATTERN", help="Only what matches, as in .gitignore.")
+@click.option("--exclude", "excludes", multiple=True, metavar="PATTERN", help="Not what matches.")
+@click.option("--in-place", is_flag=True, help="To where it was; what is replaced is kept in a safety copy.")
+@click.option("--overwrite", type=click.Choice(_POLICIES), help="What becomes of files that are there.")
+@click.option("--dry-run", is_flag=True, help="Write nothing, say what would be done.")
+@click.option("--verify", is_flag=True, help="Read everything again afterwards, and compare.")
+@click.option("--site", default="", metavar="SITE", help="The site to read from (else the primary).")
+@click.option("--direct", is_flag=True, help="In this process, without Redis and workers.")
+@global_options
+@pass_app
+def command(
+    app: App,
+    what: str,
+    target: str | None,
+    snapshot: str,
+    before: str | None,
+    includes: tuple[str, ...],
+    excludes: tuple[str, ...],
+    in_place: bool,
+    overwrite: str | None,
+    dry_run: bool,
+    verify: bool,
+    site: str,
+    direct: bool,
+) -> int:
+    """Bring files of SOURCE back, all of them or what is at PATH.
+
+    They are written beside what is there. A restore that breaks off goes on when the same command is run again.
+    Exit code 3: some things could not be restored, or some metadata not set.
+    """
+    source, _, path = what.partition(":")
+    if path and not path.startswith("/"):
+        raise UsageError(
+            f"the path {path} is not absolute", hint=f"Write it as it was on the server: {source}:/srv/..."
+        )
+    if in_place and target:
+        raise UsageError("--in-place and --to exclude each other")
+    if before and snapshot != "latest":
+        raise UsageError("--snapshot and --before exclude each other")
+    app.fleet.source(source)
+    limit = parse_when(before, datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if before else ""
+    chosen = _choose(app, source, snapshot, limit, site)
+    if not in_place and target is None:
+        target = default_target(source, chosen.time / 1e9)
+    app.say(f"{source} as it was {show.moment(chosen.time / 1e9)}, {show.ago(chosen.time / 1e9, time.time())}")
+    options: dict[str, Any] = {
+        "snapshot": chosen.id,
+        "paths": [path] if path else [],
+        "base": os.path.dirname(path) if path and not in_place else "",
+        "includes": list(includes),
+        "excludes": list(excludes),
+        "target": os.path.abspath(target) if target else "",
+        "in_place": in_place,
+        "overwrite": overwrite or "",
+        "dry_run": dry_run,
+        "verify": verify,
+    }
+    if site:
+        options["site"] = site
+    if direct:
+        return _direct(app, source, options, in_place=in_place)
+    from shared.ledger.model import RunKind
+
+    run = runs.follow(app, runs.ring(app, RunKind.RESTORE, source, options), source)
+    _report(app, run.result, fresh=False)
+    return runs.exit_code_of(run)
+
+
+def default_target(source: str, moment: float) -> str:
+    """Where a restore goes that names no place: the same again for the same snapshot, so that it can go on."""
+    return f"restored-{source.replace('/', '-')}-{datetime.fromtimestamp(moment, UTC):%Y%m%dT%H%M%SZ}"
+
+
+def _choose(app: App, source: str, wanted: str, before: str, site: str) -> Snapshot:
+    """Pin the snapshot now: so it can be said from when the data is, and running again goes on with the same."""
+    from cli.repositories import open_repository
+    from workers.restore.choose import choose_snapshot
+
+    repository = open_repository(app.fleet, source, site)
+    notes: list[str] = []
+    try:
+        chosen = choose_snapshot(repository, wanted, source=source, before=before, notes=notes)
+    finally:
+        repository.store.close()  # before helpers are forked
+    for note in notes:
+        app.warn(note)
+    return chosen
+
+
+def _direct(app: App, source: str, options: dict[str, Any], *, in_place: bool) -> int:
+    from workers.restore.run import run_restore
+    from workers.specs import restore_spec
+
+    if in_place:
+        runs.require_local(app, source, "Restore in place")
+    spec = restore_spec(app.fleet, source, options)
+    fresh = bool(spec.target) and not os.path.lexists(spec.target)
+    result = runs.run_direct(app, source, lambda on_event: run_restore(spec, on_event))
+    _report(app, result.to_json(), fresh=fresh)
+    return result.exit_code
+
+
+def _report(app: App, result: Mapping[str, Any], *, fresh: bool) -> None:
+    if not app.json:
+        problems = [f"{problem['path']}: {problem['message']}" for problem in result.get("problems", [])]
+        for line in [*problems[:_PROBLEMS_SHOWN], *map(str, result.get("notes", []))]:
+            app.warn(line)
+    app.result(dict(result), *describe(result, fresh=fresh))
+
+
+def describe(result: Mapping[str, Any], *, fresh: bool) -> list[str]:
+    """What a restore did, for people; ends with how to undo it. `fresh`: its target was not there before."""
+    dry = bool(result.get("dry_run"))
+    done = "would restore" if dry else "restored"
+    amount = f"{show.count(result.get('files', 0), 'file')}, {show.size(result.get('bytes', 0))}"
+    resumed = ", going on where it had broken off" if result.get("resumed") else ""
+    place = result.get("target") or "/"
+    lines = [f"{done} {amount} to {place}{resumed}; {show.duration(result.get('duration', 0.0))}"]
+    notes = [
+        f"{result[key]:,} {word}"
+        for key, word in (
+            ("unchanged", "were right already"),
+            ("skipped", "left as they were"),
+            ("verified", "read again and compared"),
+            ("metadata_failed", "owners, modes or attributes could not be set"),
+            ("errors", "NOT RESTORED"),
+        )
+        if result.get(key)
+    ]
+    if notes:
+        lines.append("; ".join(notes))
+    damaged = result.get("damaged_packs", [])
+    if damaged:
+        lines.append(f"DAMAGED: {show.count(len(damaged), 'pack')} of the repository; see `holdfast verify --data`")
+    if result.get("undo_hint"):
+        lines.append(f"to undo: {result['undo_hint']}")
+    elif fresh and not dry:
+        lines.append(f"to undo: rm -r {shlex.quote(place)}")
+    return lines

@@ -1,0 +1,169 @@
+"""The `holdfast` command: finds the module of a command, runs it, and turns every error into one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from cli.app import RunFailed, global_options
+from shared.errors import EXIT_OK, HoldfastError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141  # as a shell reports a program that SIGPIPE ended
+DEBUG_VARIABLE = "HOLDFAST_DEBUG"
+
+# A command's module is imported when it runs; its line of help stands here so that `--help` imports none of them.
+COMMANDS = {
+    "init": "Write a first configuration and strong secrets.",
+    "up": "Run everything on this machine: scheduler, worker and Redis.",
+    "backup": "Back up a source now.",
+    "restore": "Bring files back.",
+    "snapshots": "List the snapshots of a source.",
+    "verify": "Check that what is stored can be restored.",
+    "version": "Show which Holdfast this is.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules of cli.commands, each with a `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All names, in the order of a first use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"cli.commands.{cmd_name}").command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"cli.commands.{cmd_name}.command is no command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command where there is none of that name."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f' Did you mean "{near[0]}"?' if near else f" There are: {', '.join(COMMANDS)}."
+            ctx.fail(f'There is no command "{args[0]}".{hint}')
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        """The list of commands in the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+First steps:
+  holdfast init --source /srv/data
+  holdfast backup data --direct
+  holdfast snapshots data
+  holdfast restore data --direct
+
+\b
+Exit codes: 0 done; 3 done, but something was left out;
+2 wrong command line; others are errors, see docs/exit-codes.md.""",
+)
+@global_options
+def holdfast() -> None:
+    """Backup and disaster recovery in the restic format."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (that of the process by default); the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    # A request to end arrives as Ctrl-C does: the engine stops cleanly and says what it kept.
+    with contextlib.suppress(ValueError):  # not the main thread, as in a test
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = holdfast.main(args=given, prog_name="holdfast", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return EXIT_USAGE
+    except click.ClickException as error:
+        return _report(as_json, error.format_message(), _usage_hint(error), error.exit_code, error)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _report(
+            as_json, "interrupted", "What was done is kept; the same command goes on", EXIT_INTERRUPTED, error
+        )
+    except HoldfastError as error:
+        exit_code = error.code if isinstance(error, RunFailed) else error.exit_code
+        return _report(as_json, str(error.args[0]), error.hint, exit_code, error)
+    except BrokenPipeError:
+        # Who read our output has enough; the interpreter must not complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except Exception as error:  # noqa: BLE001 - the last boundary
+        return _report_unexpected(as_json, error)
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"See `{error.ctx.command_path} --help`"
+    return ""
+
+
+def _report(as_json: bool, message: str, hint: str, code: int, error: BaseException) -> int:
+    if os.environ.get(DEBUG_VARIABLE):
+        _print_trace(error)
+    if as_json:
+        body = {"type": type(error).__name__, "message": message, "hint": hint, "exit_code": code}
+        text = json.dumps({"error": body}, ensure_ascii=False)
+    else:
+        text = f"error: {message}" + (f"\nhint: {hint}" if hint else "")
+    with contextlib.suppress(OSError):  # a terminal that has gone away
+        click.echo(text, err=True)
+    return code
+
+
+def _report_unexpected(as_json: bool, error: Exception) -> int:
+    message = f"unexpected {type(error).__name__}: {error}"
+    if os.environ.get(DEBUG_VARIABLE):
+        return _report(as_json, message, "", EXIT_FAILED, error)
+    place = _write_trace(error)
+    hint = f"This is a bug of Holdfast. {place}{DEBUG_VARIABLE}=1 shows the trace here"
+    return _report(as_json, message, hint, EXIT_FAILED, error)
+
+
+def _print_trace(error: BaseException) -> None:
+    import traceback
+
+    traceback.print_exception(error)
+
+
+def _write_trace(error: Exception) -> str:
+    import tempfile
+    import traceback
+
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="holdfast-", suffix=".trace", delete=False) as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return ""
+    return f"The trace was written to {file.name}; "
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""How a command gets its work done: by an engine in this process (`--direct`), or by a worker that is rung for it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cli.app import RunFailed
+from cli.progress import Reporter
+from shared.errors import EXIT_INCOMPLETE, EXIT_OK, HoldfastError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from cli.app import App
+    from shared.ledger.model import Run, RunKind
+
+Result = TypeVar("Result")
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+def run_direct(app: App, title: str, work: Callable[[OnEvent], Result]) -> Result:
+    """Run an engine's function in this process, showing its progress."""
+    with Reporter(app, title) as report:
+        return work(report)
+
+
+def ring(app: App, kind: RunKind, source: str, options: Mapping[str, object]) -> str:
+    """Open a run by hand and ring for a worker; the run's id. Raises ConfigError, LedgerError."""
+    from shared.ledger.errors import LedgerAway
+    from shared.messaging.client import open_and_ring
+
+    try:
+        return open_and_ring(app.fleet, kind, source, options)
+    except LedgerAway as error:
+        hint = "Is `holdfast up` running? With --direct the work is done in this process, without Redis"
+        raise LedgerAway(str(error.args[0]), hint=hint) from error
+
+
+def follow(app: App, run_id: str, title: str) -> Run:
+    """Show a run's progress until it has ended; Ctrl-C stops the showing and not the run.
+
+    Raises RunFailed, Interrupted, LedgerError.
+    """
+    from shared.ledger.model import RunState
+    from shared.messaging.client import follow as views
+
+    run: Run | None = None
+    try:
+        with Reporter(app, title) as report:
+            for run in views(app.fleet, run_id):
+                report(run.progress)
+    except KeyboardInterrupt:
+        raise Interrupted(f"no longer following; run {run_id} goes on", hint="A worker does it") from None
+    if run is None:
+        raise HoldfastError(f"run {run_id} was not seen")
+    if run.state is RunState.FAILED:
+        raise RunFailed(f"run {run_id} failed: {run.error}", run.exit_code)
+    return run
+
+
+def exit_code_of(run: Run) -> int:
+    """What a command that followed this run to its good end returns."""
+    from shared.ledger.model import RunState
+
+    code = run.result.get("exit_code", EXIT_OK)
+    if isinstance(code, int) and code != EXIT_OK:
+        return code
+    return EXIT_INCOMPLETE if run.state is RunState.INCOMPLETE else EXIT_OK
+
+
+def require_local(app: App, source: str, doing: str) -> None:
+    """Refuse to take this machine's files for those of another. Raises UsageError."""
+    host = app.fleet.source(source).host
+    name = socket.gethostname()
+    if host and host not in {name, name.partition(".")[0], "localhost"}:
+        raise UsageError(
+            f"source {source} is read on host {host}, and this is {name}",
+            hint=f"{doing} there, or without --direct",
+        )
