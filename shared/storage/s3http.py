@@ -8,6 +8,7 @@ hash that the caller knows, over a pool of urllib3 whose retries are off (`Retry
 from __future__ import annotations
 
 import hashlib
+import re
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _SOCKET_TIMEOUT = 60.0  # seconds without a byte in either direction
 # Python's sendall counts its time-out over all that it is given: given a piece at a time, it counts per piece.
 _PIECE = 256 * 1024
+# What urllib3 puts before a reason: the pool or connection, with host and port.
+_WRAPPING = re.compile(r"^HTTPS?Connection(Pool)?\([^)]*\): ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +214,12 @@ class S3Http:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause in words: urllib3 wraps what the socket said, with object addresses around it."""
-    for inner in (error, *error.args):
-        if isinstance(inner, BaseException) and inner is not error:
-            return _reason(inner)
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.rpartition(": ")[2] if " object at 0x" in text else text or type(error).__name__
+    """What the socket or the server did, in words, without what urllib3 wraps around it."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        error = inner
+        wrapped = [part for part in inner.args if isinstance(part, BaseException)]
+        inner = wrapped[0] if wrapped else inner.__cause__
+    return _WRAPPING.sub("", str(error)) or type(error).__name__
