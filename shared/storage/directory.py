@@ -22,7 +22,7 @@ import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -184,16 +184,16 @@ class DirectoryStore:
         """Run `write`; only where its directory is missing make that and run it again, so a pack costs no mkdir."""
 
         def attempt(path: str) -> T:
-            for last in (False, True):
-                try:
-                    return write(path)
-                except FileNotFoundError:
-                    if last:
-                        # Its temporary file or directory went away, twice: somebody cleans up by force.
-                        raise OSError(errno.EAGAIN, "the directory vanished while it was written to") from None
-                    self._check_root(operation, key)
-                    make_directories(os.path.dirname(path), root=self._root)
-            raise AssertionError
+            try:
+                return write(path)
+            except FileNotFoundError:
+                self._check_root(operation, key)
+                make_directories(os.path.dirname(path), root=self._root)
+            try:
+                return write(path)
+            except FileNotFoundError as error:
+                # Its directory or its temporary file went away again: somebody cleans up by force.
+                raise OSError(errno.EAGAIN, "the directory vanished while it was written to") from error
 
         return self._do(operation, key, attempt)
 
@@ -216,7 +216,7 @@ class DirectoryStore:
 
     def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
         # A stack of open directories: memory goes with the depth, not with the number of objects.
-        stack: list[tuple[str, Iterator[os.DirEntry[str]]]] = []
+        stack: list[tuple[str, Generator[os.DirEntry[str]]]] = []
         deadline: float | None = None
         try:
             stack.append((prefix, self._scan(prefix)))
@@ -243,9 +243,9 @@ class DirectoryStore:
             raise self._place.from_os_error(error, "LIST", self._prefix + prefix) from error
         finally:
             for _, entries in stack:
-                entries.close()  # type: ignore[attr-defined]
+                entries.close()
 
-    def _scan(self, prefix: str) -> Iterator[os.DirEntry[str]]:
+    def _scan(self, prefix: str) -> Generator[os.DirEntry[str]]:
         try:
             with os.scandir(os.path.join(self._base, prefix)) as entries:
                 yield from entries
