@@ -18,6 +18,7 @@ from typing import Any
 from shared.errors import HoldfastError, Interrupted
 from shared.repository.pack import BlobType
 from workers.backup.engine.assembly import Assembler, Directory, Place
+from workers.backup.engine.big import BIG_FILE
 from workers.backup.engine.known import Known
 from workers.backup.engine.packer import Packer, Uploader
 from workers.backup.engine.scan import LEFT_EMPTY
@@ -225,7 +226,7 @@ class Coordinator:
                 counts.files_changed += known
                 counts.files_new += not known
                 counts.bytes_processed += size
-                counts.bytes_read += size
+                counts.bytes_read += size if size < BIG_FILE else 0  # a big one was counted as it was read
             if not directory.pending:
                 self._finish(directory)
 

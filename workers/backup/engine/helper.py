@@ -43,6 +43,8 @@ RETRIES = 3  # readings of a file that changes meanwhile
 
 # path, the names to look at (None: all), its tree in the parent, where its record lies, where its tree blob lies
 Item = tuple[bytes, list[bytes] | None, bytes, Ref, tuple[Any, ...]]
+# path, name, node, key, ids of its blobs, whether the parent had it, bytes read
+ReadNode = tuple[bytes, bytes, bytes, Key, bytes, bool, int]
 TORN: Key = (0, 0, 0, 0)  # of what changed while it was read: no later scan takes it as unchanged
 
 
@@ -67,6 +69,7 @@ class Helper:
         self._devices: dict[int, int] = {}
         self._limits: dict[int, int] = {}
         self._flush_asked = False
+        self._held: list[ReadNode] | None = None
 
     def run(self) -> None:
         """Until the coordinator closes the channel."""
@@ -138,6 +141,7 @@ class Helper:
     def _scan(self, item: Item) -> None:
         """Scan a directory, and what lies below it while the item's budget lasts."""
         results: list[Any] = []
+        self._held = []
         stack = [item]
         entries = 0
         started = self._read_bytes
@@ -176,6 +180,9 @@ class Helper:
                 left += [(rest[0], None, rest[2], rest[3]) for rest in stack]  # for whoever is idle
                 stack.clear()
         self.channel.send(("scanned", results, left))
+        nodes, self._held = self._held, None
+        if nodes:
+            self.channel.send(("nodes", nodes))
         self._report()
 
     def _one(
@@ -277,7 +284,7 @@ class Helper:
             os.lseek(fd, 0, os.SEEK_SET)
         else:
             torn = self._torn(path, name)
-        self.channel.send(("nodes", [self._node(path, name, st, xattrs, known, torn, content, size)]))
+        self._send_nodes([self._node(path, name, st, xattrs, known, torn, content, size)])
         self._report()
 
     def _grew(self, more: int) -> None:
@@ -295,11 +302,17 @@ class Helper:
         torn: bool,
         content: list[bytes],
         size: int,
-    ) -> tuple[bytes, bytes, bytes, Key, bytes, bool, int]:
+    ) -> ReadNode:
         device = self._device_id(st.st_dev, os.path.join(path, name)) if st.st_nlink > 1 else 0
         head = node_head(name, st, size=size, device_id=device, xattrs=xattrs)
         key = TORN if torn else stat_key(st)
         return (path, name, file_node(head, content), key, b"".join(content), known, size)
+
+    def _send_nodes(self, nodes: list[ReadNode]) -> None:
+        if self._held is None:
+            self.channel.send(("nodes", nodes))
+        else:  # their directory is not reported yet
+            self._held += nodes
 
     def _torn(self, path: bytes, name: bytes) -> bool:
         self._problem(os.path.join(path, name), "changed while it was read; what was read is kept")
@@ -307,7 +320,7 @@ class Helper:
 
     def _lost(self, path: bytes, name: bytes, text: str) -> None:
         self._problem(os.path.join(path, name), text)
-        self.channel.send(("nodes", [(path, name, b"", TORN, b"", False, 0)]))
+        self._send_nodes([(path, name, b"", TORN, b"", False, 0)])
 
     # -- batches ----------------------------------------------------------------------------------
 
@@ -327,7 +340,7 @@ class Helper:
             nodes.append(self._node(path, name, st, xattrs, known, torn, content, size))
         self._batch = []
         self._batch_bytes = 0
-        self.channel.send(("nodes", nodes))
+        self._send_nodes(nodes)
         if blobs:
             self._asked += 1
             self.channel.send(("ask", self._asked, b"".join([blob_id for blob_id, _ in blobs])))

@@ -31,9 +31,10 @@ class Uploader:
 
     def upload(self, builder: PackBuilder) -> None:
         """Close and send a pack; waits while as many as allowed are under way. Raises what an earlier upload raised."""
+        data = builder.close()  # here and not in the thread: the sealer is the packing thread's own
         self._slots.acquire()
         self._raise()
-        threading.Thread(target=self._run, args=(builder,), daemon=True).start()
+        threading.Thread(target=self._run, args=(data, builder.blobs), daemon=True).start()
 
     def finished(self) -> list[StoredPack]:
         """Packs that are durable since the last call: (id, size in bytes, blobs)."""
@@ -51,12 +52,11 @@ class Uploader:
             self._slots.release()
         self._raise()
 
-    def _run(self, builder: PackBuilder) -> None:
+    def _run(self, data: memoryview, blobs: list[Blob]) -> None:
         try:
-            data = builder.close()
             pack_id = hashlib.sha256(data).digest()
             self._store.put(pack_key(pack_id), data, sha256=pack_id.hex())
-            self._done.append((pack_id, len(data), builder.blobs))
+            self._done.append((pack_id, len(data), blobs))
         except BaseException as error:  # noqa: BLE001 -- carried to the packing thread, which raises it
             self._failed.append(error)
         finally:
