@@ -1,0 +1,189 @@
+"""Supervising an engine: what it says, how it dies, and whose the lease is. A real ledger, a fake engine, no Celery."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from shared.ledger.ledger import Ledger
+from shared.ledger.model import RunRequest, RunState, Word
+from tests.support.fleets import SmallFleet, alive
+from tests.support.ledgers import a_run, own_ledger, until
+from tests.support.tools import ValkeyServer
+from workers import specs
+from workers.engine_process import EngineProcess
+from workers.supervise import Outcome, Supervisor
+
+ENGINE = [sys.executable, "-m", "tests.support.fake_engine"]
+
+
+@dataclass
+class Scene:
+    """One run of one source, ready to be worked on."""
+
+    ledger: Ledger
+    server: ValkeyServer
+    small: SmallFleet
+    request: RunRequest
+
+    def supervise(self, stopping: Callable[[], bool] = lambda: False, *, grace: float = 5.0) -> Outcome:
+        """Claim the run and supervise one attempt to its end."""
+        lease = self.ledger.claim(self.request.id, "me").lease
+        assert lease is not None
+        journal = self.ledger.journal(self.request.id)
+        spec = specs.spec_for(self.small.fleet, self.request, journal=journal)
+        engine = EngineProcess(ENGINE, spec)
+        outcome = Supervisor(self.ledger, self.request, lease, engine, owner="me", stopping=stopping, grace=grace).run()
+        assert not alive(engine.pid)
+        return outcome
+
+    def in_background(self, stopping: Callable[[], bool] = lambda: False) -> Callable[[], Outcome]:
+        """The same in a thread; the result waits for it."""
+        outcomes: list[Outcome] = []
+        thread = threading.Thread(target=lambda: outcomes.append(self.supervise(stopping)), daemon=True)
+        thread.start()
+
+        def result() -> Outcome:
+            thread.join(20)
+            assert outcomes, "supervision did not end"
+            return outcomes[0]
+
+        return result
+
+    @property
+    def state(self) -> RunState:
+        """The run's state."""
+        run = self.ledger.get(self.request.id)
+        assert run is not None
+        return run.state
+
+
+@pytest.fixture
+def scene(tmp_path: object) -> Iterator[Scene]:
+    """A run that is queued."""
+    with own_ledger(os.path.join(str(tmp_path), "valkey"), lease_seconds=1.5) as (ledger, server):
+        request = a_run()
+        ledger.open(request)
+        yield Scene(ledger, server, SmallFleet(str(tmp_path)), request)
+
+
+def test_an_engine_that_is_done_ends_the_run(scene: Scene) -> None:
+    """The result stands in the ledger, the progress was passed on."""
+    outcome = scene.supervise()
+    assert (outcome.word, outcome.state) == (Word.FINISHED, RunState.SUCCEEDED)
+    run = scene.ledger.get(scene.request.id)
+    assert run is not None
+    assert run.result["snapshot"] == "bb" * 32
+
+
+def test_an_incomplete_result_is_said_to_be_so(scene: Scene) -> None:
+    """Something could not be read: committed, and marked."""
+    scene.small.behave("incomplete")
+    assert scene.supervise().state is RunState.INCOMPLETE
+    assert scene.state is RunState.INCOMPLETE
+
+
+def test_an_engines_error_is_the_runs(scene: Scene) -> None:
+    """Message and exit code reach the ledger."""
+    scene.small.behave("error")
+    scene.supervise()
+    run = scene.ledger.get(scene.request.id)
+    assert run is not None
+    assert (run.state, run.error, run.exit_code) == (RunState.FAILED, "site a: denied", 32)
+
+
+def test_garbage_on_its_output_does_not_end_a_run(scene: Scene) -> None:
+    """Lines that are no events are counted and dropped, however long."""
+    scene.small.behave("garbage")
+    assert scene.supervise().state is RunState.SUCCEEDED
+
+
+def test_an_engine_that_dies_without_a_word_is_tried_again_with_its_journal(scene: Scene) -> None:
+    """The run is given back, and the next attempt is told which packs the first had uploaded."""
+    scene.small.behave("crash", once=True)
+    outcome = scene.supervise()
+    assert (outcome.word, scene.state) == (Word.RELEASED, RunState.QUEUED)
+    assert outcome.error == "the engine ended without a word (exit code -9)"
+    assert scene.supervise().state is RunState.SUCCEEDED
+    assert [start["journal"] for start in scene.small.starts] == [[], ["aa" * 32]]
+
+
+def test_an_engine_that_always_dies_fails_the_run(scene: Scene) -> None:
+    """It is not tried for ever."""
+    scene.small.behave("crash")
+    words = [scene.supervise().word for _ in range(5)]
+    assert words == [Word.RELEASED] * 4 + [Word.FINISHED]
+    assert scene.state is RunState.FAILED
+
+
+def test_a_worker_that_ends_gives_its_run_back(scene: Scene) -> None:
+    """The engine flushes first, and its last packs are in the journal."""
+    scene.small.behave("hang")
+    outcome = scene.supervise(stopping=lambda: bool(scene.ledger.journal(scene.request.id)))
+    assert (outcome.word, outcome.error, scene.state) == (Word.RELEASED, "", RunState.QUEUED)
+    assert scene.ledger.journal(scene.request.id) == ["aa" * 32, "cc" * 32]
+
+
+def test_an_engine_that_does_not_listen_is_killed(scene: Scene) -> None:
+    """After its grace the whole group goes; the run is given back all the same."""
+    scene.small.behave("deaf")
+    outcome = scene.supervise(stopping=lambda: bool(scene.small.starts), grace=0.5)
+    assert (outcome.word, scene.state) == (Word.RELEASED, RunState.QUEUED)
+
+
+def test_the_lease_is_kept_while_the_engine_works(scene: Scene) -> None:
+    """Three times the length of a lease pass, and nobody else can claim."""
+    scene.small.behave("hang", seconds=4.5)
+    result = scene.in_background()
+    until(lambda: scene.small.starts)
+    taken = []
+    while not taken and scene.state is not RunState.SUCCEEDED:
+        taken = [claim for claim in [scene.ledger.claim(scene.request.id, "thief")] if claim.lease]
+        scene.ledger.reap()
+    assert taken == []
+    assert result().state is RunState.SUCCEEDED
+
+
+def test_whoever_lost_the_lease_to_another_stops(scene: Scene) -> None:
+    """The engine is told to stop, nothing is written to the run that is another's now."""
+    scene.small.behave("hang")
+    result = scene.in_background()
+    until(lambda: scene.state is RunState.RUNNING)
+    key = scene.ledger.keys.run(scene.request.id)
+    scene.ledger.client.hset(key, "lease", "0")
+    assert scene.ledger.claim(scene.request.id, "another").lease is not None
+    assert result().word is Word.LOST
+    run = scene.ledger.get(scene.request.id)
+    assert run is not None
+    assert (run.owner, run.state.is_final) == ("another", False)
+
+
+def test_a_wiped_redis_is_told_of_the_run_again(scene: Scene) -> None:
+    """The work goes on, under a new lease; the journal is whole again; the run ends well."""
+    scene.small.behave("hang", seconds=3)
+    result = scene.in_background()
+    until(lambda: scene.ledger.journal(scene.request.id))
+    scene.ledger.client.flushall()
+    until(lambda: scene.ledger.journal(scene.request.id))
+    assert result().state is RunState.SUCCEEDED
+    assert scene.state is RunState.SUCCEEDED
+    assert len(scene.small.starts) == 1
+
+
+def test_a_redis_that_is_away_stops_no_backup(scene: Scene) -> None:
+    """Killed under the run and back, empty, after the engine is done: the run is ended in the new ledger."""
+    scene.small.behave("hang", seconds=1.5)
+    result = scene.in_background()
+    until(lambda: scene.state is RunState.RUNNING)
+    scene.server.kill()
+    engine = until(lambda: scene.small.starts)[0]["pid"]
+    until(lambda: not alive(engine), what="the engine's end")
+    scene.server.start()
+    assert result().word is Word.FINISHED
+    assert scene.state is RunState.SUCCEEDED
+    assert len(scene.small.starts) == 1

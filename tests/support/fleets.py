@@ -1,0 +1,62 @@
+"""A fleet of one source and one directory site, as a file, for tests that start real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from shared.config.fleet import Fleet
+
+
+class SmallFleet:
+    """`fleet.yaml` in a directory of its own. The source's engine is told what to do by `behave`."""
+
+    def __init__(self, directory: str, *, broker: str = "", policy: str = "full: 1d") -> None:
+        self.directory = directory
+        self.source_dir = os.path.join(directory, "source")
+        self.state_dir = os.path.join(directory, "state")
+        for folder in (self.source_dir, os.path.join(directory, "site"), self.state_dir):
+            os.makedirs(folder, exist_ok=True)
+        self.path = os.path.join(directory, "fleet.yaml")
+        for name, secret in (("secret", "0123456789abcdef" * 4), ("recovery", "a recovery password")):
+            with open(os.path.join(directory, name), "w", opener=_private) as file:
+                file.write(secret)
+        with open(self.path, "w") as file:
+            file.write("secret: {file: secret}\nrecovery_password: {file: recovery}\n")
+            file.write("state_dir: state\ncache_dir: cache\nsites: {a: {url: site}}\n")
+            if broker:
+                file.write(f'regions: {{local: {{broker: "{broker}"}}}}\n')
+            file.write(f"policies: {{all: {{{policy}}}}}\nsources: {{web1: {{paths: [{self.source_dir}]}}}}\n")
+        self.behave("done")
+
+    @property
+    def fleet(self) -> Fleet:
+        """The file, loaded."""
+        return Fleet.load(self.path)
+
+    def behave(self, do: str, **more: object) -> None:
+        """Tell the fake engine what to do from now on."""
+        with open(os.path.join(self.source_dir, "engine.json"), "w") as file:
+            json.dump({"do": do, **more}, file)
+
+    @property
+    def starts(self) -> list[dict[str, object]]:
+        """What each engine that was started noted: pid, run, journal, slot."""
+        try:
+            with open(os.path.join(self.source_dir, "starts")) as file:
+                return [json.loads(line) for line in file]
+        except FileNotFoundError:
+            return []
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def alive(pid: object) -> bool:
+    """Whether a process runs, zombies aside."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
