@@ -1,15 +1,22 @@
-"""A real worker process whose engine is the fake one: `python -m tests.support.fake_worker --config FILE`."""
+"""A real worker process whose engine is the fake one: `python -m tests.support.fake_worker --config FILE`.
+
+Its leases are short, so that a test need not wait for a quarter of a minute.
+"""
 
 from __future__ import annotations
 
 import sys
 
+from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind
 from workers import specs
 from workers.__main__ import main
 
 for kind in RunKind:
     specs.ENGINES[kind] = "tests.support.fake_engine"
+
+LEASE = 3.0  # seconds
+(Ledger.__init__.__kwdefaults__ or {})["lease_seconds"] = LEASE
 
 if __name__ == "__main__":
     sys.exit(main())

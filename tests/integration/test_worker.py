@@ -1,0 +1,187 @@
+"""Real Celery workers and a real Valkey: rings that come twice, workers that are killed or asked to leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Self
+
+import pytest
+from celery import Celery
+
+from scheduler.tick import tick
+from shared.ledger.ledger import Ledger
+from shared.ledger.model import Evidence, RunKind, RunState, run_id_for_slot
+from shared.messaging.app import make_app, ring
+from shared.messaging.client import follow, open_and_ring
+from shared.messaging.events import REPLICATION
+from shared.messaging.names import BACKUP, TASK_RUN
+from tests.support.fleets import SmallFleet, alive
+from tests.support.ledgers import own_ledger, until
+
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+
+
+class Worker:
+    """A worker process in a group of its own."""
+
+    def __init__(self, small: SmallFleet) -> None:
+        self.log = os.path.join(small.directory, "worker.log")
+        command = [sys.executable, "-m", "tests.support.fake_worker", "--config", small.path]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+    def kill(self) -> None:
+        """SIGKILL to the parent and its pool, as when a machine dies."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class Scene:
+    """A fleet, its ledger, and a scheduler that ticks when it is told to."""
+
+    def __init__(self, small: SmallFleet, ledger: Ledger) -> None:
+        self.small = small
+        self.fleet = small.fleet
+        self.ledger = ledger
+        self.app: Celery = make_app(self.fleet.broker_url() or "")
+
+    def tick(self, evidence: Evidence | None = None) -> list[str]:
+        """One tick at noon; the ids that were rung."""
+        rung: list[str] = []
+
+        def bell(run_id: str, queue: str) -> None:
+            rung.append(run_id)
+            ring(self.app, run_id, queue)
+
+        tick(self.fleet, self.ledger, bell, lambda *_: evidence, NOON)
+        return rung
+
+    def state(self, run_id: str) -> RunState | None:
+        """Where a run stands."""
+        run = self.ledger.get(run_id)
+        return run.state if run else None
+
+
+@pytest.fixture
+def scene(tmp_path: object) -> Iterator[Scene]:
+    """A fleet whose source wants a full backup."""
+    with own_ledger(os.path.join(str(tmp_path), "valkey")) as (ledger, server):
+        scene = Scene(SmallFleet(str(tmp_path), broker=server.url), ledger)
+        yield scene
+        scene.app.close()
+
+
+def test_a_due_slot_is_backed_up_once_however_often_it_is_rung(scene: Scene) -> None:
+    """Tick, ring, claim, engine, end: rung four times and worked on by two workers, it is done once."""
+    with Worker(scene.small), Worker(scene.small):
+        (run_id,) = scene.tick()
+        assert run_id == run_id_for_slot("web1", "all", RunKind.FULL, "2026-03-04T00:00:00Z")
+        for _ in range(3):
+            ring(scene.app, run_id, BACKUP)
+        until(lambda: scene.state(run_id) is RunState.SUCCEEDED)
+        assert scene.tick() == []
+        run = scene.ledger.get(run_id)
+        assert run is not None
+        assert run.attempt == 1
+        until(lambda: scene.ledger.client.llen(BACKUP) == 0)
+    assert [start["slot"] for start in scene.small.starts] == ["2026-03-04T00:00:00Z"]
+    assert scene.ledger.evidence("web1", "a") == Evidence("2026-03-04T00:00:00Z", "2026-03-04T00:00:00Z")
+    assert scene.ledger.client.llen(REPLICATION.name) == 1
+
+
+def test_a_run_by_hand_can_be_followed_to_its_end(scene: Scene) -> None:
+    """The command's side: open and ring, then views until the last one, which is final."""
+    with Worker(scene.small):
+        run_id = open_and_ring(scene.fleet, RunKind.INCREMENTAL, "web1")
+        views = list(follow(scene.fleet, run_id))
+    assert views[-1].state is RunState.SUCCEEDED
+    assert views[-1].result["snapshot"] == "bb" * 32
+
+
+def test_a_killed_workers_run_is_rung_again_and_done_by_another(scene: Scene) -> None:
+    """SIGKILL takes the whole worker; its engine ends with it; the reaper rings; the next one has the journal."""
+    scene.small.behave("hang", once=True)
+    with Worker(scene.small) as first:
+        (run_id,) = scene.tick()
+        until(lambda: scene.ledger.journal(run_id))
+        first.kill()
+    engine = scene.small.starts[0]["pid"]
+    until(lambda: not alive(engine), what="the end of the orphaned engine")
+    with Worker(scene.small):
+        until(lambda: scene.tick() == [run_id])
+        until(lambda: scene.state(run_id) is RunState.SUCCEEDED)
+    assert [start["journal"] for start in scene.small.starts] == [[], ["aa" * 32]]
+
+
+def test_a_worker_that_is_asked_to_leave_gives_its_run_back(scene: Scene) -> None:
+    """SIGTERM: the engine flushes, the lease is given up, the bell is rung, and the worker is gone within seconds."""
+    scene.small.behave("hang", once=True)
+    with Worker(scene.small) as first:
+        (run_id,) = scene.tick()
+        until(lambda: scene.ledger.journal(run_id))
+        first.process.terminate()
+        assert first.process.wait(30) == 0
+    assert not alive(scene.small.starts[0]["pid"])
+    assert scene.state(run_id) is RunState.QUEUED
+    assert scene.ledger.client.llen(BACKUP) == 1
+    with Worker(scene.small):
+        until(lambda: scene.state(run_id) is RunState.SUCCEEDED)
+    assert scene.small.starts[1]["journal"] == ["aa" * 32, "cc" * 32]
+
+
+def test_a_pool_child_that_is_killed_leaves_no_engine(scene: Scene) -> None:
+    """The worker's parent starts another child; the run comes back by the reaper."""
+    scene.small.behave("hang", once=True)
+    with Worker(scene.small):
+        (run_id,) = scene.tick()
+        until(lambda: scene.ledger.journal(run_id))
+        run = scene.ledger.get(run_id)
+        assert run is not None
+        os.kill(int(run.owner.rpartition(":")[2]), signal.SIGKILL)
+        until(lambda: not alive(scene.small.starts[0]["pid"]), what="the end of the orphaned engine")
+        until(lambda: scene.tick() == [run_id])
+        until(lambda: scene.state(run_id) is RunState.SUCCEEDED)
+
+
+def test_a_wipe_of_redis_in_mid_run_leaves_one_run(scene: Scene) -> None:
+    """The holder tells the new ledger; a tick in between opens the same id, since the slot is the same."""
+    scene.small.behave("hang", seconds=4)
+    with Worker(scene.small):
+        (run_id,) = scene.tick()
+        until(lambda: scene.ledger.journal(run_id))
+        scene.ledger.client.flushall()
+        assert scene.tick() in ([run_id], [])
+        until(lambda: scene.state(run_id) is RunState.SUCCEEDED)
+    assert {start["run"] for start in scene.small.starts} == {run_id}
+
+
+def test_rings_for_nothing_do_no_harm(scene: Scene) -> None:
+    """Unknown ids, no id, a number, far too much: the worker goes on to the next ring."""
+    with Worker(scene.small):
+        for arguments in (["ab" * 16], [], [7], ["../../etc"], [{"run": "x"}], ["a", "b", "c"]):
+            scene.app.send_task(TASK_RUN, args=arguments, queue=BACKUP)
+        (run_id,) = scene.tick()
+        until(lambda: scene.state(run_id) is RunState.SUCCEEDED)
+    assert len(scene.small.starts) == 1
+
+
+def test_a_lost_ledger_never_means_never_backed_up(scene: Scene) -> None:
+    """Where the ledger knows nothing the site is asked, and what it says is noted."""
+    known = Evidence("2026-03-04T00:00:00Z", "2026-03-04T00:00:00Z")
+    assert scene.tick(known) == []
+    assert scene.ledger.evidence("web1", "a") == known
+    assert scene.tick(None) == []
