@@ -131,5 +131,5 @@ CacheMachine.TestCase.settings = settings(
 )
 
 
-class TestCache(CacheMachine.TestCase):  # type: ignore[misc,name-defined]  # hypothesis makes the class
+class TestCache(CacheMachine.TestCase):  # type: ignore[misc,valid-type]  # hypothesis makes the class
     """Whatever happens to index files and to the cache's own, its answers are those of the index files."""

@@ -126,7 +126,8 @@ def test_a_blob_in_two_packs_is_present_while_one_of_them_counts(directory: str)
     ):
         gone = frozenset(map(name, absent))
         (got,) = cache.lookup(BlobType.DATA, [blob.id], gone)
-        assert (got.pack if got else None) in ({name(pack) for pack in packs} or {None})
+        assert (got is None) == (not packs)
+        assert got is None or got.pack in {name(pack) for pack in packs}
         assert cache.missing(BlobType.DATA, [blob.id], gone) == [not packs]
     cache.close()
 
@@ -171,7 +172,7 @@ def test_what_loading_raises_reaches_the_caller(site: IndexSite, directory: str)
     site.open(directory).close()
     site.put("d", [])
     site.loaded.clear()
-    working, site.load = site.load, damaged  # type: ignore[method-assign]
+    working, site.load = site.load, damaged  # type: ignore[method-assign,assignment]
     with pytest.raises(Damaged):
         site.open(directory)
     site.load = working  # type: ignore[method-assign]

@@ -233,3 +233,39 @@ def test_an_unfinished_file_of_a_living_writer_is_kept(site: IndexSite, tmp_path
     file.close()
     assert [durable.is_temporary(name) for name in left] == [True]
     assert not left[0].endswith("dead")
+
+
+def test_a_merge_between_listing_and_opening(site: IndexSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment that was merged away after the directory was listed is looked for again, not loaded again."""
+    open_and_check(site, tmp_path)
+    listed = folder.Folder.segments
+    moved: list[Path] = []
+
+    def listed_too_early(self: folder.Folder) -> list[str]:
+        names = listed(self)
+        if not moved:
+            (path,) = tmp_path.rglob("*.segment")
+            moved.append(path.rename(path.with_name("merged.segment")))
+        return names
+
+    monkeypatch.setattr(folder.Folder, "segments", listed_too_early)
+    monkeypatch.setattr(folder.Folder, "lock", lambda _: pytest.fail("a reader needs no lock"))
+    site.loaded.clear()
+    open_and_check(site, tmp_path)
+    assert site.loaded == []
+
+
+def test_built_by_another_just_before_the_lock_was_free(
+    site: IndexSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gets the lock looks again first: what the one before it built is not built twice."""
+    take = folder.Lock.take
+
+    def taken_late(self: folder.Lock) -> bool:
+        monkeypatch.setattr(folder.Lock, "take", take)
+        assert exit_code(in_child(lambda: open_and_check(site, tmp_path))) == 0
+        return take(self)
+
+    monkeypatch.setattr(folder.Lock, "take", taken_late)
+    open_and_check(site, tmp_path)
+    assert site.loaded == []

@@ -37,6 +37,7 @@ class IndexCache:
         self._assembly = assembly
         self._store = store
         self._load = load
+        self._named: tuple[frozenset[bytes], frozenset[str]] = (_NONE, frozenset())
 
     @classmethod
     def open(
@@ -73,7 +74,10 @@ class IndexCache:
     @property
     def index_ids(self) -> frozenset[str]:
         """The hexadecimal ids of the index files that it stands on."""
-        return frozenset(index.hex() for index in self._assembly.indexes)
+        indexes = self._assembly.indexes
+        if self._named[0] is not indexes:  # asked for with every batch of a backup, so kept
+            self._named = (indexes, frozenset(index.hex() for index in indexes))
+        return self._named[1]
 
     @property
     def blob_count(self) -> int:

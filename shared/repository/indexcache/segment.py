@@ -227,7 +227,7 @@ class Segment:
                 last = (high - 1) // per
                 if low // per > stop + GAP_BLOCKS or last - start >= WINDOW_BLOCKS:
                     break
-                stop = max(stop, last)
+                stop = last
                 end += 1
             yield begin, end, start * per, self.read_blocks(table, start, stop + 1)
             begin = end
