@@ -10,7 +10,7 @@ import pytest
 
 from shared.repository.indexcache import IndexCache, Location, assembly, layout, merge, run, segment, writer
 from shared.repository.pack import Blob, BlobType, pack_size
-from shared.storage.api import MissingObject, ObjectInfo, ObjectStore
+from shared.storage.api import MissingObject, ObjectInfo, ObjectStore, Transient
 
 Packs = list[tuple[bytes, list[Blob]]]
 # Named here, as the class below has a method of the name `list`.
@@ -44,6 +44,7 @@ class IndexSite:
         self.files: dict[str, Packs] = {}
         self.loaded: list[str] = []
         self.vanishing: set[str] = set()  # listed, but gone when they are loaded
+        self.failing: set[str] = set()  # not to be had at the moment
 
     def put(self, tag: str, packs: Packs) -> str:
         """Add an index file; its id in hex."""
@@ -62,6 +63,8 @@ class IndexSite:
         self.loaded.append(index)
         if index in self.vanishing:
             raise MissingObject(f"index/{index}")
+        if index in self.failing:
+            raise Transient(f"index/{index}")
         yield from self.files[index]
 
     def open(self, directory: str, *, repository_id: str = "repository", site: str = "site") -> IndexCache:

@@ -10,6 +10,7 @@ import pytest
 from shared.repository.errors import Damaged
 from shared.repository.indexcache import IndexCache, Location
 from shared.repository.pack import Blob, BlobType, pack_size
+from shared.storage import Transient
 from tests.support.indexes import IndexSite, Packs, assert_true, name, some_packs
 
 
@@ -178,6 +179,22 @@ def test_what_loading_raises_reaches_the_caller(site: IndexSite, directory: str)
     site.load = working  # type: ignore[method-assign]
     cache = site.open(directory)
     assert len(site.loaded) == 1
+    assert_true(cache, site)
+    cache.close()
+
+
+def test_after_a_failed_refresh_only_what_was_loaded_counts(site: IndexSite, directory: str) -> None:
+    """An index file that could not be loaded is not among `index_ids`, and the next refresh takes it up."""
+    cache = site.open(directory)
+    before = dict(site.files)
+    new = site.put("new", some_packs("new", packs=2, blobs=3))
+    site.failing = {new}
+    with pytest.raises(Transient):
+        cache.refresh()
+    whole, site.files = site.files, before
+    assert_true(cache, site, also=[name("new 0 0")])
+    site.files, site.failing = whole, set()
+    cache.refresh()
     assert_true(cache, site)
     cache.close()
 

@@ -16,6 +16,7 @@ lacks itself. Readers need no lock: an open segment outlives its name.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -71,13 +72,17 @@ class Assembly:
         self._settle_whole()
 
     def _settle_whole(self) -> None:
-        while True:
-            try:
-                self._settle()
-            except Corrupt as corrupt:
-                self.discard(corrupt.segment)
-            else:
-                return
+        try:
+            while True:
+                try:
+                    self._settle()
+                except Corrupt as corrupt:
+                    self.discard(corrupt.segment)
+                else:
+                    return
+        finally:
+            # What was deleted since it was listed, or could not be loaded: nobody may think that it counts.
+            self._wanted -= frozenset(self._missing())
 
     def discard(self, segment: Segment) -> None:
         """Give up a segment and delete its file."""
@@ -170,13 +175,10 @@ class Assembly:
     def _build(self, *, merging: bool) -> None:
         """Load what is missing, a run of it in memory at a time."""
         missing = self._missing()
-        gone: set[bytes] = set()
         run = Run()
         for done, index in enumerate(missing, 1):
-            try:
+            with contextlib.suppress(MissingObject):  # deleted since it was listed
                 run.add(index, self._load(index.hex()))
-            except MissingObject:
-                gone.add(index)  # deleted since it was listed
             if run.full:
                 self._add_run(run)
                 run = Run()
@@ -184,7 +186,6 @@ class Assembly:
                     self._merge()
             if self._progress:
                 self._progress(done, len(missing))
-        self._wanted -= gone
         if run.sources:
             self._add_run(run)
 
