@@ -1,0 +1,319 @@
+"""A verification from beginning to end: the coordinator.
+
+    index files -> listing of packs against them -> headers, or whole packs -> every distinct tree once,
+    knowing by then which packs and blobs are lost -> hard links per snapshot -> who suffers
+
+Nothing is written to the repository but a shared lock. Each problem names its object, and the snapshots and
+paths that can't be restored whole for it. Stricter than `restic check`, see treecheck.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from shared.errors import Interrupted
+from shared.repository.errors import Damaged
+from shared.repository.locks import RepositoryLock
+from shared.repository.pack import Blob, BlobType
+from shared.repository.repository import VERSION, Repository
+from shared.repository.snapshot import decode_snapshot
+from shared.repository.tree import Node, decode_tree
+from shared.storage.api import Denied, MissingObject, Permanent, StoreFull
+from workers.access import is_remote, open_repository, preload
+from workers.crew import Crew, Task
+from workers.helpers import HelperPool
+from workers.maintenance import verify_helper
+from workers.maintenance.graph import TreeGraph
+from workers.maintenance.spec import Problem, VerifyReport, VerifySpec
+from workers.restore.places import join, shown
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+_INDEX_BATCH, _PACK_BATCH, _TREE_BATCH = 4, 64, 64  # objects in one task
+_PATHS_LOOKED_AT = 1000  # of one snapshot, before its suffering paths are no longer counted
+_ID_LENGTH = 64
+
+
+def run_verify(spec: VerifySpec, on_event: OnEvent) -> VerifyReport:
+    """Verify what `spec` says. To be called in a process without threads or connections: it forks.
+
+    `on_event` gets {"event": "progress", "phase", "done", "total", "errors"} a few times a second. Raises
+    ConfigError, RepositoryError where it can't even be opened, StorageError, Interrupted; what is wrong
+    inside the repository is in the report instead.
+    """
+    began = time.monotonic()
+    _stop_at_sigterm()
+    preload(spec.site)
+    count = spec.helpers or len(os.sched_getaffinity(0)) * (2 if is_remote(spec.site) else 1)
+    pool = HelperPool(count, verify_helper.main)
+    try:
+        with tempfile.TemporaryDirectory(prefix="holdfast-") as temporary:
+            verify = _Verify(spec, on_event, pool, temporary)
+            try:
+                report = verify.run()
+            finally:
+                verify.close()
+    except KeyboardInterrupt:
+        raise Interrupted("the verification was interrupted", hint="Nothing was changed; run it again") from None
+    finally:
+        pool.close()
+    report.duration = time.monotonic() - began
+    return report
+
+
+def _stop_at_sigterm() -> None:
+    """SIGTERM ends a verification as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
+
+
+class _Verify:
+    def __init__(self, spec: VerifySpec, on_event: OnEvent, pool: HelperPool, temporary: str) -> None:
+        self.report = VerifyReport(repository=spec.repository, site=spec.site.id)
+        self._spec = spec
+        self._on_event = on_event
+        self._crew = Crew(pool, self._tick)
+        self._temporary = temporary
+        self._repo: Repository = open_repository(spec.site, spec.repository, spec.passwords)
+        self._lock: RepositoryLock | None = None
+        self._phase, self._done, self._total = "index", 0, 0
+        self._roots: list[tuple[str, bytes]] = []  # snapshot id, tree
+        self._indexed: dict[bytes, tuple[int, set[bytes], list[str]]] = {}  # pack -> size, digests, index files
+        self._bad_index: list[str] = []
+        self._bad_packs: set[bytes] = set()
+        self._lost: list[tuple[bytes, bytes]] = []  # (pack, blob) that do not verify
+        self._graph = TreeGraph()
+        self._tree_problems: dict[bytes, list[tuple[bytes, Problem]]] = {}  # tree -> (node's name, problem)
+
+    def close(self) -> None:
+        """Give up the lock."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def run(self) -> VerifyReport:
+        repo, spec = self._repo, self._spec
+        self._take_lock()
+        self._read_snapshots()
+        setup = ("setup", repo.key.to_bytes(), spec.to_json()["site"], spec.repository, repo.restic_id)
+        self._crew.broadcast(setup)
+        self._read_index()
+        if self._lock is not None:
+            self._lock.confirm()
+        listed = self._compare_listing()
+        self._read_packs(listed)
+        # An index that was read with gaps must not be taken up by a backup later.
+        cache_dir = self._temporary if self._bad_index else spec.cache_dir or self._temporary
+        index = verify_helper.open_sound_index(repo, spec.site, spec.repository, cache_dir, frozenset(self._bad_index))
+        self._crew.broadcast(("ready", cache_dir, self._bad_index, sorted(self._bad_packs), self._lost))
+        self._read_trees()
+
+        def load(tree: bytes) -> list[Node]:
+            (place,) = index.lookup(BlobType.TREE, [tree], self._bad_packs)
+            if place is None:
+                return []
+            try:
+                blob = Blob(tree, BlobType.TREE, place.offset, place.length, place.uncompressed)
+                return decode_tree(repo.load_blob(place.pack, blob), [])
+            except (Damaged, MissingObject, Permanent):
+                return []
+
+        self._compare_links()
+        self._blame(load)
+        index.close()
+        self.report.trees = len(self._graph)
+        self._tick()
+        return self.report
+
+    def _take_lock(self) -> None:
+        if not self._spec.lock:
+            return
+        if self._repo.version != VERSION:
+            self.report.notes.append("no lock: the repository's format version is only read")
+            return
+        lock = self._repo.lock(holder=f"{os.uname().nodename}/holdfast/verify-{os.getpid()}")
+        try:
+            lock.begin()
+        except (Denied, Permanent, StoreFull) as error:
+            self.report.notes.append(f"no lock, as the site can't be written to: {error}")
+        else:
+            self._lock = lock
+
+    def _problem(self, thing: str, message: str, *, error: bool = True) -> Problem:
+        problem = Problem("error" if error else "warning", thing, message)
+        self.report.add(problem)
+        return problem
+
+    def _tell(self, told: Iterable[tuple[bool, str, str]]) -> None:
+        for error, thing, message in told:
+            self._problem(thing, message, error=error)
+
+    def _read_snapshots(self) -> None:
+        """Read them before the index: what comes later may refer to what the index did not list yet."""
+        for info in self._repo.store.list("snapshots/"):
+            name = info.key.rpartition("/")[2]
+            if len(name) != _ID_LENGTH:
+                continue
+            try:
+                snapshot = decode_snapshot(self._repo.load("snapshots", name), name)
+            except MissingObject:
+                continue  # forgotten between the listing and the reading
+            except Damaged as error:
+                self._problem(f"snapshot {name}", f"it can't be read: {error.args[0]}")
+                self.report.affected_snapshots.append(name)
+                continue
+            self._roots.append((name, snapshot.tree))
+        self._roots.sort()
+        self.report.snapshots = len(self._roots)
+
+    def _read_index(self) -> None:
+        names = [info.key.rpartition("/")[2] for info in self._repo.store.list("index/")]
+        names = sorted(name for name in names if len(name) == _ID_LENGTH)
+        self._phase, self._done, self._total = "index", 0, len(names)
+        self.report.index_files = len(names)
+
+        def handle(answer: Any) -> None:
+            _, told, packs, damaged = answer
+            self._tell(told)
+            self._bad_index += damaged
+            self._done += _INDEX_BATCH
+            for pack, size, digest, name in packs:
+                _, digests, files = self._indexed.setdefault(pack, (size, set(), []))
+                digests.add(digest)
+                files.append(name)
+
+        tasks = (("index", names[at : at + _INDEX_BATCH]) for at in range(0, len(names), _INDEX_BATCH))
+        self._crew.run(lambda: next(tasks, None), handle)
+        for pack, (_, digests, files) in self._indexed.items():
+            if len(digests) > 1:
+                self._problem(f"pack {pack.hex()}", f"index files do not agree on what it holds: {', '.join(files)}")
+            elif len(files) > 1:
+                self._problem(
+                    f"pack {pack.hex()}", f"more than one index file lists it: {', '.join(files)}", error=False
+                )
+        self.report.packs = len(self._indexed)
+
+    def _compare_listing(self) -> dict[bytes, int]:
+        """Compare what is listed below data/ with the index; the sizes of the packs that are sound so far."""
+        listed: dict[bytes, int] = {}
+        extra = 0
+        for info in self._repo.store.list("data/"):
+            name = info.key.rpartition("/")[2]
+            if len(name) != _ID_LENGTH:
+                continue
+            if info.key != f"data/{name[:2]}/{name}":
+                self._problem(f"pack {name}", f"it lies at {info.key}, where no reader looks", error=False)
+                continue
+            pack = bytes.fromhex(name)
+            if pack in self._indexed:
+                listed[pack] = info.size
+            else:
+                extra += 1
+        if extra:
+            self._problem("data/", f"{extra} packs are in no index; the next prune removes them", error=False)
+        for pack, (size, _, _) in self._indexed.items():
+            found = listed.get(pack)
+            if found is None:
+                self._problem(f"pack {pack.hex()}", "it is missing")
+            elif found != size:
+                self._problem(f"pack {pack.hex()}", f"expected {size} bytes by the index, it has {found}")
+            else:
+                continue
+            self._bad_packs.add(pack)
+        return {pack: size for pack, size in listed.items() if pack not in self._bad_packs}
+
+    def _read_packs(self, listed: dict[bytes, int]) -> None:
+        spec = self._spec
+        whole = sorted(pack for pack in listed if spec.reads(pack))
+        rest = sorted(listed.keys() - set(whole)) if spec.headers else []
+        self._phase, self._done, self._total = "packs", 0, len(whole) + len(rest)
+        self.report.headers = len(whole) + len(rest)
+
+        def tasks() -> Iterator[Task]:
+            for pack in whole:
+                yield "pack", [(pack, listed[pack], list(self._indexed[pack][1]), True)]
+            for at in range(0, len(rest), _PACK_BATCH):
+                batch = rest[at : at + _PACK_BATCH]
+                yield "pack", [(pack, listed[pack], list(self._indexed[pack][1]), False) for pack in batch]
+
+        def handle(answer: Any) -> None:
+            _, told, lost, count, read = answer
+            self._tell(told)
+            self._lost += lost
+            self._done += read or _PACK_BATCH
+            self.report.bytes_read += count
+            self.report.packs_read += read
+
+        source = tasks()
+        self._crew.run(lambda: next(source, None), handle)
+
+    def _read_trees(self) -> None:
+        pending = [tree for _, tree in self._roots if self._graph.meet(tree)]
+        self._phase, self._done, self._total = "trees", 0, len(pending)
+
+        def next_task() -> Task | None:
+            if not pending:
+                return None
+            size = min(_TREE_BATCH, max(1, len(pending) // len(self._crew)))
+            batch = pending[-size:]
+            del pending[-size:]
+            return "trees", batch
+
+        def handle(answer: Any) -> None:
+            _, trees, files = answer
+            self.report.files += files
+            self._done += len(trees)
+            for tree, children, links, problems in trees:
+                pending.extend(child for _, child in children if self._graph.meet(child))
+                self._graph.add(tree, (child for _, child in children), links)
+                for error, name, message in problems:
+                    problem = self._problem(f"tree {tree.hex()}", message, error=error)
+                    self._tree_problems.setdefault(tree, []).append((name, problem))
+            self._total = len(self._graph)
+
+        self._crew.run(next_task, handle)
+
+    def _compare_links(self) -> None:
+        for snapshot, root in self._roots:
+            for first, other in self._graph.clashes(root):
+                names = f"{shown(first[3])} and {shown(other[3])}"
+                self._problem(
+                    f"snapshot {snapshot}",
+                    f"hard links that are none: {names} share inode {first[0]} of device {first[1]}, but not their "
+                    "content; stock restic restores both with the content of one",
+                )
+
+    def _blame(self, load: Callable[[bytes], list[Node]]) -> None:
+        """Find who suffers from what is wrong in trees, and from packs through them."""
+        if not self._tree_problems:
+            return
+        targets = frozenset(self._tree_problems)
+        above = self._graph.above(targets)
+        for snapshot, root in self._roots:
+            for count, (tree, path) in enumerate(self._graph.paths(root, targets, above, load)):
+                for name, problem in self._tree_problems[tree]:
+                    self.report.blame(problem, snapshot, f"/{shown(join(path, name) if name else path)}")
+                if count >= _PATHS_LOOKED_AT:
+                    break
+
+    def _tick(self) -> None:
+        if self._lock is not None:
+            self._lock.maintain()
+        self._on_event(
+            {
+                "event": "progress",
+                "phase": self._phase,
+                "done": min(self._done, self._total),
+                "total": self._total,
+                "errors": self.report.errors,
+            }
+        )
