@@ -94,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.suppress(ValueError):  # not the main thread, as in a test
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = holdfast.main(args=given, prog_name="holdfast", standalone_mode=False)
+        # Not `holdfast.main`, which would answer an interruption and a closed pipe itself.
+        with holdfast.make_context("holdfast", given) as context:
+            code = holdfast.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as end:
         return end.exit_code
@@ -104,9 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _report(as_json, error.format_message(), _usage_hint(error), error.exit_code, error)
     except (KeyboardInterrupt, click.Abort) as error:
-        return _report(
-            as_json, "interrupted", "What was done is kept; the same command goes on", EXIT_INTERRUPTED, error
-        )
+        if sys.stderr.isatty():
+            click.echo(err=True)  # the terminal shows ^C in this line
+        return _report(as_json, "interrupted", "", EXIT_INTERRUPTED, error)
     except HoldfastError as error:
         exit_code = error.code if isinstance(error, RunFailed) else error.exit_code
         return _report(as_json, str(error.args[0]), error.hint, exit_code, error)

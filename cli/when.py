@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from shared.errors import UsageError
 
@@ -23,7 +23,9 @@ def parse_when(text: str, now: datetime, zone: tzinfo | None = None) -> datetime
     ago = _AGO.fullmatch(said)
     if ago:
         pairs = re.findall(r"([0-9]+)([smhdw])", ago.group(1))
-        return here - sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in pairs), timedelta())
+        # In UTC: an hour ago is 3600 s ago, also on the day when the clocks change.
+        past = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in pairs), timedelta())
+        return (now.astimezone(UTC) - past).astimezone(zone)
     clock = _CLOCK.fullmatch(said)
     if clock:
         hour, minute, second = (int(part or 0) for part in clock.groups())

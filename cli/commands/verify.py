@@ -1,0 +1,114 @@
+"""`holdfast verify`: whether what is stored can be restored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from cli import format as show
+from cli import runs
+from cli.app import App, global_options, pass_app
+from shared.errors import UsageError
+
+_PROBLEMS_SHOWN = 20
+_PATHS_SHOWN = 3
+_DAY = 86400
+
+
+def _percent(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """Per cent of "5%", "5", "0.5%"."""
+    if value is None:
+        return None
+    try:
+        share = float(value.removesuffix("%"))
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 100:
+        raise click.BadParameter(f'expected a share from above 0% to 100%, found "{value}"')
+    return share
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  holdfast verify web1 --direct                 # structure: snapshots, trees, index, packs
+  holdfast verify web1 --data                   # and every byte
+  holdfast verify web1 --data-share 5%          # a twentieth of it, another one each day""",
+)
+@click.argument("source")
+@click.option("--data", is_flag=True, help="Read every byte of every pack, too.")
+@click.option("--data-share", callback=_percent, metavar="SHARE", help="Read a share of the packs; each day another.")
+@click.option("--site", default="", metavar="SITE", help="The site to look at (else the primary).")
+@click.option("--direct", is_flag=True, help="In this process, without Redis and workers.")
+@global_options
+@pass_app
+def command(app: App, source: str, data: bool, data_share: float | None, site: str, direct: bool) -> int:
+    """Check that what is stored of SOURCE can be restored.
+
+    Its whole repository is looked at, and nothing is changed. Exit code 24: something is damaged; the report
+    names the files that suffer.
+    """
+    if data and data_share is not None:
+        raise UsageError("--data and --data-share exclude each other")
+    app.fleet.source(source)
+    options: dict[str, Any] = {"share": 100.0 if data else data_share or 0.0, "rotation": int(time.time()) // _DAY}
+    if site:
+        options["site"] = site
+    if direct:
+        return _direct(app, source, options)
+    from shared.ledger.model import RunKind
+
+    run = runs.follow(app, runs.ring(app, RunKind.VERIFY, source, options), source)
+    _report(app, run.result)
+    return runs.exit_code_of(run)
+
+
+def _direct(app: App, source: str, options: dict[str, Any]) -> int:
+    from workers.maintenance.spec import VerifySpec
+    from workers.maintenance.verify import run_verify
+    from workers.specs import verify_spec
+
+    spec = VerifySpec.from_json(verify_spec(app.fleet, source, options))
+    report = runs.run_direct(app, source, lambda on_event: run_verify(spec, on_event))
+    _report(app, report.to_json())
+    return report.exit_code
+
+
+def _report(app: App, report: Mapping[str, Any]) -> None:
+    for note in report.get("notes", []):
+        app.warn(str(note))
+    app.result(dict(report), *describe(report))
+
+
+def describe(report: Mapping[str, Any]) -> list[str]:
+    """What was found, for people: the worst first, the verdict last."""
+    lines: list[str] = []
+    problems = report.get("problems", [])
+    for problem in problems[:_PROBLEMS_SHOWN]:
+        lines.append(f"{problem['severity']}: {problem['object']}: {problem['message']}")
+        paths, affected = problem.get("paths", []), problem.get("affected", 0)
+        lines += [f"    needed by {path}" for path in paths[:_PATHS_SHOWN]]
+        if affected > min(len(paths), _PATHS_SHOWN):
+            lines.append(f"    and {affected - min(len(paths), _PATHS_SHOWN):,} more")
+    found = report.get("errors", 0) + report.get("warnings", 0)
+    if found > min(len(problems), _PROBLEMS_SHOWN):
+        lines.append(f"and {show.count(found - min(len(problems), _PROBLEMS_SHOWN), 'more problem')}")
+    looked = ", ".join(
+        show.count(report.get(key, 0), one)
+        for key, one in (("snapshots", "snapshot"), ("files", "file"), ("packs", "pack"))
+    )
+    read = f"{report.get('packs_read', 0):,} of them read ({show.size(report.get('bytes_read', 0))})"
+    place = f"repository {report.get('repository')} at {report.get('site')}"
+    lines.append(f"{place}: {looked}, {read}; {show.duration(report.get('duration', 0.0))}")
+    harmed = len(report.get("affected_snapshots", []))
+    if report.get("errors"):
+        errors = show.count(report["errors"], "error")
+        lines.append(f"DAMAGED: {errors}; {show.count(harmed, 'snapshot')} can't be restored whole")
+    elif report.get("warnings"):
+        lines.append(f"whole; {show.count(report['warnings'], 'warning')} about what does no harm")
+    else:
+        lines.append("whole: no errors were found")
+    return lines
