@@ -10,6 +10,7 @@ may exist before helpers are forked), and takes that for SIGTERM: it ends cleanl
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import signal
@@ -28,7 +29,7 @@ _STDIN = 0
 def serve(engine: Callable[[dict[str, Any], OnEvent], dict[str, Any]]) -> int:
     """Run `engine(spec, on_event)` on what stdin says; the process's exit code."""
     try:
-        spec = orjson.loads(_read_line())
+        spec = json.loads(_read_line())  # orjson refuses the surrogates that stand for bytes that are not UTF-8
         _watch_stdin()
         result = engine(spec, _emit)
     except HoldfastError as error:
