@@ -103,13 +103,14 @@ class _Run:
         spec = self._spec
         repo = self._repo = self._open()
         repo.require_writable()
+        self._journal = Journal(spec.cache_dir, repo.restic_id, spec.site.id, spec.run)
         found = commits.find_commit(repo, spec.run)
         if found.state in (commits.State.DONE, commits.State.FORGOTTEN):
+            self._journal.remove()
             return existing_result(spec, found, time.monotonic() - self._started)
         self._lock = repo.lock(holder=f"{spec.host or os.uname().nodename}/holdfast/{spec.run}")
         self._lock.begin()
         try:
-            self._journal = Journal(spec.cache_dir, repo.restic_id, spec.site.id, spec.run)
             self._known = Known(repo, self._lock, self._packed)
             if found.state is commits.State.OPEN and found.snapshot is not None:
                 # Killed between commit and snapshot: where the winner is whole there is nothing to read.
@@ -145,8 +146,7 @@ class _Run:
         index = self._index = open_index(repo, spec.site, spec.repository, spec.cache_dir)
         full = spec.kind == "full"
         self._absent = absent_packs(repo.store, index.packs()) if full else marked_packs(repo.store)
-        self._known.open(index, self._absent)
-        self._resumed = self._known.resume([*spec.journal, *self._journal.read()])
+        self._resumed = self._known.open(index, self._absent, [*spec.journal, *self._journal.read()])
 
     def _back_up(self) -> BackupResult:
         spec, repo = self._spec, self._repo
@@ -230,10 +230,10 @@ class _Run:
                 f"source {spec.source}: nothing of it could be read: {'; '.join(coordinator.counts.listed[:3])}",
                 hint="Check that its paths are mounted, and readable for the user that runs this",
             )
-        relied_on = self._known.index.index_ids
         self._known.index.refresh()
-        if coordinator.lost or not relied_on <= self._known.index.index_ids:
+        if coordinator.lost or not self._known.relied_on <= self._known.index.index_ids:
             self._lost |= coordinator.lost
+            self._known.begin_pass()
             return None
         self._lock.ensure_held()
         return self._commit(coordinator.counts, root, parent, writer)

@@ -2,7 +2,8 @@
 
 Invariants: a pack enters an index file only when it is durable; an index file is written at least every
 60 s, 512 MiB or 50,000 blobs; what is indexed is forgotten here, so memory is bounded by those; and our
-lock is looked at before each index file is put.
+lock is looked at before each index file is put. `relied_on` are the index files that an answer of this pass
+may stand on; where one of them is gone at its end, so may be what was taken as stored.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Known:
         self.ready = False
         self.bytes_stored = 0
         self.packs_stored = 0
+        self.relied_on: set[str] = set()
         self._repo = repo
         self._lock = lock
         self._on_packed = on_packed
@@ -42,14 +44,24 @@ class Known:
         self._pending_since = 0.0
         self._questions: list[tuple[bytes, Answer]] = []
 
-    def open(self, index: IndexCache, absent: frozenset[bytes]) -> None:
-        """From here on the index answers; questions that waited are answered now."""
+    def open(self, index: IndexCache, absent: frozenset[bytes], journaled: Iterable[str]) -> int:
+        """From here on the index answers. Packs (hex) that earlier attempts journaled are indexed; how many were.
+
+        Questions that waited are answered only after that, or what those packs hold would be stored again.
+        """
         self._index = index
         self._absent = absent
         self.ready = True
+        resumed = self._resume(journaled)
+        self.begin_pass()
         questions, self._questions = self._questions, []
         for ids, answer in questions:
             self.ask(ids, answer)
+        return resumed
+
+    def begin_pass(self) -> None:
+        """What earlier passes relied on does not matter any more."""
+        self.relied_on = set(self.index.index_ids)
 
     @property
     def index(self) -> IndexCache:
@@ -94,8 +106,7 @@ class Known:
         (found,) = self.index.lookup(BlobType.TREE, [tree], self._absent)
         return (found.pack, found.offset, found.length, found.uncompressed) if found else ()
 
-    def resume(self, packs: Iterable[str]) -> int:
-        """Index the packs that an earlier attempt uploaded, as far as they are there and sound; how many were."""
+    def _resume(self, packs: Iterable[str]) -> int:
         from shared.repository.errors import Damaged
         from shared.storage.api import MissingObject
 
@@ -114,6 +125,7 @@ class Known:
             self._queue(pack, sum(blob.length for blob in blobs), blobs)
             resumed += 1
         self.flush()
+        self.index.refresh()
         return resumed
 
     def stored(self, pack: bytes, size: int, blobs: Iterable[Any]) -> None:
@@ -139,13 +151,14 @@ class Known:
         ):
             self.flush()
             self.index.refresh()
+            self.relied_on |= self.index.index_ids
 
     def flush(self) -> None:
         """Write what is pending as an index file. Raises Locked where our lock is gone, StorageError."""
         if not self._pending or not self.ready:
             return
         self._lock.ensure_held()
-        self._repo.save("index", encode_index(self._pending))
+        self.relied_on.add(self._repo.save("index", encode_index(self._pending)))
         for _, blobs in self._pending:
             for blob in blobs:
                 self._claimed[blob.type].discard(blob.id)

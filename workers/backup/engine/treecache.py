@@ -17,6 +17,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -138,8 +139,15 @@ class TreeWriter:
         return (self._number, offset, len(raw) + _CRC)
 
     def publish(self, snapshot: str, root: Ref, index_ids: Iterable[str]) -> None:
-        """Make this run's records the cache of `snapshot`. No fsync: the CRCs find what a power cut leaves."""
+        """Make this run's records the cache of `snapshot`. No fsync: the CRCs find what a power cut leaves.
+
+        Where another run of the source has published meanwhile, and so swept this one's segment away, that
+        one's head stays.
+        """
         self._flush()
+        if not os.path.exists(self._path):
+            os.close(self._fd)
+            return
         old = self._old
         segments = [*(old.segments if old else []), self._name]
         live = old.live if old else self._written
@@ -150,7 +158,8 @@ class TreeWriter:
     def discard(self) -> None:
         """Drop what was written; the published head stays as it is."""
         os.close(self._fd)
-        os.unlink(self._path)
+        with suppress(FileNotFoundError):  # another run of the source swept it away
+            os.unlink(self._path)
 
     @staticmethod
     def wants_rewrite(directory: str, head: Head) -> bool:
