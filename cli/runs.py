@@ -46,11 +46,12 @@ def follow(app: App, run_id: str, title: str) -> Run:
 
     run: Run | None = None
     try:
+        app.say(f"run {run_id}: a worker does it; Ctrl-C stops following, and not the run")
         with Reporter(app, title) as report:
             for run in views(app.fleet, run_id):
                 report(run.progress)
     except KeyboardInterrupt:
-        raise Interrupted(f"no longer following; run {run_id} goes on", hint="A worker does it") from None
+        raise Interrupted(f"no longer following; run {run_id} goes on") from None
     if run is None:
         raise HoldfastError(f"run {run_id} was not seen")
     if run.state is RunState.FAILED:

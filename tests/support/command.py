@@ -1,0 +1,70 @@
+"""The `holdfast` command as a person runs it: a process of its own, with a configuration that `init` wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment() -> dict[str, str]:
+    """This process's, without settings of Holdfast."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    return {**clean, "PYTHONPATH": str(ROOT)}
+
+
+@dataclass(slots=True)
+class Shop:
+    """A folder with `data` to back up, and `conf` where the configuration and the site lie."""
+
+    base: Path
+
+    @property
+    def data(self) -> Path:
+        """What is backed up, as source `data`."""
+        return self.base / "data"
+
+    @property
+    def conf(self) -> Path:
+        """Where commands run."""
+        return self.base / "conf"
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli.main", *arguments],
+            cwd=self.conf,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run a command that ends with this exit code; what it said on stdout and then on stderr."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == code, f"{arguments}: exit code {process.returncode}\n{out}{err}"
+        return out + err
+
+    def ask(self, *arguments: str, code: int = 0) -> Any:
+        """The same with --json, which leaves nothing but JSON."""
+        return json.loads(self.run(*arguments, "--json", code=code))
+
+
+def open_shop(base: Path) -> Shop:
+    """A configured shop with a few files."""
+    shop = Shop(base)
+    shop.conf.mkdir()
+    (shop.data / "sub").mkdir(parents=True)
+    for number in range(12):
+        (shop.data / "sub" / f"file-{number}.txt").write_text(f"file {number}\n" * (100 + number))
+    shop.run("init", "--source", str(shop.data))
+    return shop
