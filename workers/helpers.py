@@ -94,6 +94,7 @@ class HelperPool:
         sys.stderr.flush()
         gc.collect()
         gc.freeze()  # what is shared stays shared: the collector would touch, and so copy, every page
+        gc.set_threshold(50_000, 20, 100)  # messages are many small tuples and no cycles
         self.pids: list[int] = []
         self._socks: list[socket.socket] = []
         self._inbox: list[bytearray] = [bytearray() for _ in range(count)]

@@ -24,8 +24,8 @@ class Chunker(Protocol):
     def cut(self, data: memoryview, *, final: bool) -> Iterator[int]:
         """Lengths of the chunks of `data`, in order.
 
-        Unless `final`, what is left at the end (less than MAX_SIZE bytes) is not given: it is
-        to be presented again with what follows it.
+        Unless `final`, the last one (at most MAX_SIZE bytes) is not given, as it may have been cut by
+        the end of `data` alone: it is to be presented again with what follows it.
         """
 
 
@@ -47,10 +47,9 @@ class FastCdcChunker:
         """See Chunker."""
         left = len(data)
         for chunk in self._cdc.cut_buf(data):
-            if not final and left < MAX_SIZE:
-                return
             left -= chunk.length
-            yield chunk.length
+            if final or left:
+                yield chunk.length
 
 
 def seed_for(key: MasterKey) -> int:

@@ -9,6 +9,7 @@ Offsets are implicit, so there are no gaps. A pack's id is the SHA-256 of all it
 
 from __future__ import annotations
 
+import mmap
 import struct
 from enum import IntEnum
 from typing import NamedTuple
@@ -23,6 +24,7 @@ HEADER_MAX = 16 << 20  # bytes of sealed header
 TARGET_SIZE = 16 << 20  # bytes; a pack is closed once it has as many
 TARGET_MIN, TARGET_MAX = 4 << 20, 128 << 20
 COMPRESSED_FLAG = 2
+_SLACK = 9 << 20  # bytes beyond the target: the last blob, of at most 8 MiB from our chunker, and the header
 
 
 class BlobType(IntEnum):
@@ -59,7 +61,8 @@ def pack_size(blobs: list[Blob]) -> int:
 class PackBuilder:
     """Collects sealed blobs of one type in memory until the pack is closed.
 
-    The buffer is one allocation that is touched only as far as it is filled. Not thread-safe.
+    The buffer is anonymous memory: it takes up as much as is filled, and goes back to the system at once.
+    Not thread-safe.
     """
 
     def __init__(self, sealer: Sealer, blob_type: BlobType, *, target: int = TARGET_SIZE) -> None:
@@ -68,8 +71,8 @@ class PackBuilder:
         self.blobs: list[Blob] = []
         self.size = 0
         self._sealer = sealer
-        self._buffer = bytearray(target + (1 << 20))
-        self._view = memoryview(self._buffer)
+        self._room = target + _SLACK
+        self._view = memoryview(mmap.mmap(-1, self._room))
 
     @property
     def full(self) -> bool:
@@ -89,17 +92,17 @@ class PackBuilder:
         header = encode_header(self.blobs)
         self._reserve(len(header) + OVERHEAD + LENGTH_FIELD.size)
         end = self._sealer.seal_into(header, self._view, self.size)
-        LENGTH_FIELD.pack_into(self._buffer, end, len(header) + OVERHEAD)
+        LENGTH_FIELD.pack_into(self._view, end, len(header) + OVERHEAD)
         self.size = end + LENGTH_FIELD.size
         return self._view[: self.size]
 
     def _reserve(self, more: int) -> None:
         needed = self.size + more
-        if needed > len(self._buffer):
-            grown = bytearray(needed + (2 << 20))
+        if needed > self._room:
+            self._room = needed + _SLACK
+            grown = memoryview(mmap.mmap(-1, self._room))
             grown[: self.size] = self._view[: self.size]
-            self._view.release()
-            self._buffer, self._view = grown, memoryview(grown)
+            self._view = grown
 
 
 def encode_header(blobs: list[Blob]) -> bytes:

@@ -1,12 +1,13 @@
 """Files of several megabytes: cut as they are read, their chunks hashed and compressed by threads.
 
 Hashing and compressing let go of the interpreter, so one big file keeps every core busy. Two windows
-are in memory at most: while the chunks of one are worked on, the next is read and cut.
+are in memory: while the chunks of one are worked on, the next is read and cut.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from shared.repository.crypto import MasterKey
 from workers.backup.engine.packer import Packer
 
 BIG_FILE = 4 << 20  # bytes; smaller ones travel in batches
-WINDOW = 16 << 20  # bytes read and cut at a time
+WINDOW = 8 << 20  # bytes read and cut at a time
 
 _chunkers: dict[bytes, FastCdcChunker] = {}
 
@@ -61,20 +62,24 @@ class BigFileReader:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads)
             self._compressors = [compressor(self._level) for _ in range(self._threads)]
+            self._buffers = [memoryview(mmap.mmap(-1, MAX_SIZE + WINDOW)) for _ in range(2)]
         chunker = _chunker(self._key)
         content: list[bytes] = []
         total = 0
-        rest = b""
+        rest: memoryview | bytes = b""
         running: list[Future[None]] = []
+        window = 0
         try:
             while True:
-                whole, final = _window(fd, rest)
+                # The other buffer: what runs may still look into this one's last content.
+                whole, final = _fill(self._buffers[window % 2], fd, rest)
+                window += 1
                 chunks = []
                 at = 0
                 for length in chunker.cut(whole, final=final):
                     chunks.append(whole[at : at + length])
                     at += length
-                rest = bytes(whole[at:])
+                rest = whole[at:]
                 ids = list(self._pool.map(_digest, chunks))
                 content += ids
                 total += at
@@ -100,18 +105,17 @@ class BigFileReader:
         self._packer.add_compressed(blob_id, chunk, packed)
 
 
-def _window(fd: int, rest: bytes) -> tuple[memoryview, bool]:
-    """What was left, and up to a window more; and whether the file ends there."""
-    buffer = bytearray(len(rest) + WINDOW)
-    buffer[: len(rest)] = rest
+def _fill(buffer: memoryview, fd: int, rest: memoryview | bytes) -> tuple[memoryview, bool]:
+    """What was left, and up to a window more behind it; and whether the file ends there."""
     filled = len(rest)
-    with memoryview(buffer) as view:
-        while filled < len(buffer):
-            count = os.readv(fd, [view[filled:]])
-            if not count:
-                break
-            filled += count
-    return memoryview(buffer)[:filled], filled < len(buffer)
+    buffer[:filled] = rest
+    end = filled + WINDOW
+    while filled < end:
+        count = os.readv(fd, [buffer[filled:end]])
+        if not count:
+            break
+        filled += count
+    return buffer[:filled], filled < end
 
 
 def _settle(running: list[Future[None]]) -> None:
@@ -122,6 +126,3 @@ def _settle(running: list[Future[None]]) -> None:
 
 def _digest(chunk: memoryview) -> bytes:
     return hashlib.sha256(chunk).digest()
-
-
-assert WINDOW >= 2 * MAX_SIZE  # noqa: S101 -- a window always holds a whole chunk

@@ -353,8 +353,8 @@ class Helper:
         number, blobs = self._waiting.popleft()
         flags = self._wait_answer(number)
         for (blob_id, chunk), new in zip(blobs, flags, strict=True):
-            if new:
-                self._packer.add(blob_id, chunk)
+            if new and self._packer.add(blob_id, chunk):
+                self._report()  # at once: a pack that is not journaled is uploaded again after a kill
         self._report()
 
     def _ask_now(self, ids: list[bytes]) -> bytes:

@@ -87,11 +87,11 @@ class Packer:
         self._builder: PackBuilder | None = None
         self._lock = threading.Lock()
 
-    def add(self, blob_id: bytes, content: Buffer) -> None:
-        """Compress and pack one blob."""
-        self.add_compressed(blob_id, content, self._compress(content))
+    def add(self, blob_id: bytes, content: Buffer) -> bool:
+        """Compress and pack one blob. True where that filled a pack, so that earlier ones may be finished."""
+        return self.add_compressed(blob_id, content, self._compress(content))
 
-    def add_compressed(self, blob_id: bytes, content: Buffer, packed: bytes) -> None:
+    def add_compressed(self, blob_id: bytes, content: Buffer, packed: bytes) -> bool:
         """Pack one blob that is compressed already; where that made it no smaller, the content itself is stored."""
         with self._lock:
             builder = self._builder
@@ -101,9 +101,11 @@ class Packer:
                 builder.add(blob_id, packed, len(content))
             else:
                 builder.add(blob_id, content, 0)
-            if builder.full:
-                self._builder = None
-                self._uploader.upload(builder)
+            if not builder.full:
+                return False
+            self._builder = None
+            self._uploader.upload(builder)
+            return True
 
     def flush(self) -> None:
         """Send the pack that is being filled. The uploader's `wait` says when it is stored."""
