@@ -24,4 +24,6 @@ def command(app: App, concurrency: int) -> int:
     """
     from workers.up import run_up
 
+    for note in app.fleet.not_done():
+        app.warn(note)
     return run_up(app.fleet, concurrency=concurrency)

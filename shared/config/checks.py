@@ -20,6 +20,19 @@ def check(file: FleetFile) -> Iterator[tuple[Path, str]]:
     yield from _sites(file)
     yield from _policies(file)
     yield from _repositories(file)
+    for name, source in file.sources.items():
+        if source.hooks is not None:
+            # Left out in silence, a database would be read without the freeze that its owner relies on.
+            yield ("sources", name, "hooks"), "this release runs no programs around a backup; take them out"
+
+
+def not_done(file: FleetFile) -> Iterator[str]:
+    """What the file asks for and this release does not do, though nothing is lost by it: for a person to know."""
+    for name, policy in file.policies.items():
+        if policy.copies is not None:
+            yield f"policies.{name}.copies: this release makes no copies at other sites"
+        if policy.retention is not None:
+            yield f"policies.{name}.retention: this release deletes no snapshots"
 
 
 def policy_of(source: Source, policies: Iterable[Policy]) -> Policy | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from shared.config import loader
-from shared.config.checks import policy_of
+from shared.config.checks import not_done, policy_of
 from shared.config.models import Defaults, FleetFile, Policy, Region, Site, Source
 from shared.config.problems import nearest
 from shared.config.secrets import Secret
@@ -67,6 +67,10 @@ class Fleet:
     def cache_dir(self) -> str:
         """What may be deleted at any time: /var/cache/holdfast for a file below /etc, else `.holdfast/cache`."""
         return self._file.cache_dir or self._place("/var/cache/holdfast", "cache")
+
+    def not_done(self) -> list[str]:
+        """What the file asks for and this release does not do; each a sentence for people."""
+        return list(not_done(self._file))
 
     def site(self, name: str) -> Site:
         """A site by its id. Raises ConfigError."""

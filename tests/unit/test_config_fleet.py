@@ -210,6 +210,7 @@ def test_more_than_twenty_problems_are_cut(tmp_path: Path) -> None:
             "policies: {all: {full: 1d}, web: {full: 1d, select: x=y}}\nsources: {a: {labels: {x: y}, paths: /a}}\n",
             "policies.web: each source that it selects is taken by a policy above it (all)",
         ),
+        ("sources: {a: {paths: /a, hooks: {before: [x]}}}\n", "sources.a.hooks: this release runs no programs"),
         ("defaults: {compression: maxx}\n", 'found "maxx" (did you mean "max"?)'),
         ("defaults: {pack_size: big}\n", 'defaults.pack_size: expected a size in bytes, or as "64 MiB", "1.5 GB"'),
         ("sorces: {}\n", 'sorces: unknown key (did you mean "sources"?)'),
@@ -221,6 +222,15 @@ def test_what_is_wrong_is_named(tmp_path: Path, more: str, said: str) -> None:
     lines = problems(tmp_path, sited(more))
     assert [said in line for line in lines] == [True]
     assert lines[0].startswith("fleet.yaml:")
+
+
+def test_what_this_release_does_not_do_is_said(tmp_path: Path) -> None:
+    """Nobody believes in copies that are not made."""
+    assert Fleet.load(write(tmp_path, GOOD)).not_done() == [
+        "policies.databases.copies: this release makes no copies at other sites",
+        "policies.databases.retention: this release deletes no snapshots",
+        "policies.rest.copies: this release makes no copies at other sites",
+    ]
 
 
 @pytest.mark.parametrize(
