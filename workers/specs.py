@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from shared import topology
@@ -15,6 +15,7 @@ from shared.errors import ConfigError
 from shared.ledger.model import RunKind, RunRequest
 from workers.backup.spec import BackupSpec, Selection, SiteSpec
 from workers.engine_process import module_command
+from workers.maintenance.spec import VerifySpec
 from workers.restore.spec import RestoreSpec
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def spec_for(fleet: Fleet, request: RunRequest, *, slot: str = "", journal: Sequ
         return backup_spec(fleet, request, "incremental", slot=slot, journal=journal).to_json()
     if request.kind is RunKind.RESTORE:
         return restore_spec(fleet, request.source, request.options).to_json()
-    return verify_spec(fleet, request.source, request.options)
+    return verify_spec(fleet, request.source, request.options).to_json()
 
 
 def site_spec(fleet: Fleet, site: str) -> SiteSpec:
@@ -132,16 +133,22 @@ def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Re
     return RestoreSpec(**given)
 
 
-def verify_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> dict[str, Any]:
-    """One verification of the repository of a source. Raises ConfigError."""
+def verify_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> VerifySpec:
+    """One verification of the repository of a source, at its primary or the site that `options` name.
+
+    Raises ConfigError.
+    """
+    site = str(options.get("site") or topology.current(fleet).primary(source))
     repository = fleet.repository_of(source)
-    return {
-        **{name: value for name, value in options.items() if name not in _FIXED},
-        "site": asdict(site_spec(fleet, str(options.get("site") or topology.current(fleet).primary(source)))),
+    given: dict[str, Any] = {
+        "helpers": fleet.defaults.read_concurrency,
+        **_allowed(options, {field.name for field in fields(VerifySpec)}, "verification"),
+        "site": site_spec(fleet, site),
         "repository": repository,
         "passwords": passwords(fleet, repository),
         "cache_dir": fleet.cache_dir,
     }
+    return VerifySpec(**given)
 
 
 def passwords(fleet: Fleet, repository: str) -> list[str]:

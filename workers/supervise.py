@@ -171,8 +171,9 @@ class Supervisor:
             return Outcome(Word.LOST)
         if self._last is not None and self._last["event"] == "done":
             result = {name: value for name, value in self._last.items() if name != "event"}
-            state = RunState.SUCCEEDED if result.get("complete", True) else RunState.INCOMPLETE
-            return self._finish(state, result, "", 0)
+            # A restore or a verification may be done and still have something to say: see its exit code.
+            whole = result.get("complete", True) and not result.get("exit_code", 0)
+            return self._finish(RunState.SUCCEEDED if whole else RunState.INCOMPLETE, result, "", 0)
         if self._stop is Stop.SHUTDOWN:
             return self._release("")
         if self._last is not None:

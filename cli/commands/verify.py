@@ -67,11 +67,10 @@ def command(app: App, source: str, data: bool, data_share: float | None, site: s
 
 
 def _direct(app: App, source: str, options: dict[str, Any]) -> int:
-    from workers.maintenance.spec import VerifySpec
     from workers.maintenance.verify import run_verify
     from workers.specs import verify_spec
 
-    spec = VerifySpec.from_json(verify_spec(app.fleet, source, options))
+    spec = verify_spec(app.fleet, source, options)
     report = runs.run_direct(app, source, lambda on_event: run_verify(spec, on_event))
     _report(app, report.to_json())
     return report.exit_code

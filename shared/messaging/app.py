@@ -7,9 +7,11 @@ acknowledgement, and visibility time-outs do not matter.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 
 from shared.messaging.broker import celery_broker
 from shared.messaging.names import MAINTENANCE, SCHEDULER, TASK_RUN, TASK_TICK
@@ -85,6 +87,8 @@ def ring(app: Celery, run_id: str, queue: str) -> None:
 
 def start_worker(app: Celery, queues: Sequence[str], *, name: str, concurrency: int) -> int:
     """Work until told to stop; returns an exit code. Starts children by fork, so nothing may be connected yet."""
+    # An agent reads every file, so it may well be root; Celery warns of pickle, which is not accepted here.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = app.Worker(
         pool="prefork",
         concurrency=concurrency,
