@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from shared.repository.errors import Damaged
+from shared.repository.goprint import is_printable
 
 _SAFE = re.compile(rb"[ !#-%\'-;=?-\[\]-~]*")
 _JSON_SPECIAL = re.compile('["\\\\<>&\x00-\x1f\u2028\u2029\udc80-\udcff]')
@@ -56,7 +57,7 @@ def go_quote(raw: bytes) -> bytes:
             out.append(short)
         elif "\udc80" <= char <= "\udcff":
             out.append(f"\\x{ord(char) - 0xDC00:02x}")
-        elif char.isprintable():
+        elif is_printable(char):
             out.append(char)
         elif char < " " or char == "\x7f":
             out.append(f"\\x{ord(char):02x}")

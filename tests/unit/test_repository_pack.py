@@ -1,0 +1,127 @@
+"""Packs: what the builder makes, and which headers are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.repository.crypto import OVERHEAD, MasterKey, Sealer
+from shared.repository.errors import Damaged
+from shared.repository.pack import (
+    HEADER_MAX,
+    Blob,
+    BlobType,
+    PackBuilder,
+    decode_header,
+    encode_header,
+    header_length,
+    pack_size,
+    plaintext_length,
+)
+
+KEY = MasterKey.from_bytes(bytes(range(1, 65)))
+ID = bytes(range(32))
+
+
+def built(contents: list[bytes], target: int = 1 << 20) -> tuple[bytes, PackBuilder]:
+    """A pack of data blobs, every second one said to be compressed."""
+    builder = PackBuilder(Sealer(KEY), BlobType.DATA, target=target)
+    for number, content in enumerate(contents):
+        builder.add(hashlib.sha256(content).digest(), content, 2 * len(content) if number % 2 else 0)
+    return bytes(builder.close()), builder
+
+
+def test_the_header_has_these_bytes() -> None:
+    """Type, u32le stored length, u32le plaintext length where compressed, id: 37 or 41 bytes an entry."""
+    blobs = [Blob(ID, BlobType.DATA, 0, 0x0102, 0), Blob(ID, BlobType.TREE, 0x0102, 0x30, 0x04030201)]
+    assert encode_header(blobs).hex() == f"0002010000{ID.hex()}033000000001020304{ID.hex()}"
+    assert [len(encode_header([blob])) for blob in blobs] == [37, 41]
+
+
+def test_a_pack_reads_back() -> None:
+    """Blobs one behind the other without gaps, the sealed header, its length in the last four bytes."""
+    contents = [b"one", b"two" * 1000, b"three"]
+    pack, builder = built(contents)
+    length = header_length(pack[-4:], len(pack))
+    blobs = decode_header(Sealer(KEY).unseal(pack[-length - 4 : -4]), len(pack))
+    assert blobs == builder.blobs
+    assert [blob.offset for blob in blobs] == [0, 35, 35 + 3032]
+    assert [Sealer(KEY).unseal(pack[b.offset : b.offset + b.length]) for b in blobs] == contents
+    assert (pack_size(blobs), [plaintext_length(blob) for blob in blobs]) == (len(pack), [3, 6000, 5])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.binary(max_size=3000), min_size=1, max_size=8), st.sampled_from([1, 100, 1 << 20]))
+def test_any_blobs_make_a_pack(contents: list[bytes], target: int) -> None:
+    """Whatever the sizes, also where the buffer has to grow beyond the target."""
+    pack, builder = built([b"x" + content for content in contents], target)
+    length = header_length(pack[-4:], len(pack))
+    assert decode_header(Sealer(KEY).unseal(pack[-length - 4 : -4]), len(pack)) == builder.blobs
+
+
+def test_a_blob_beyond_the_buffer_fits() -> None:
+    """A blob larger than target and reserve together is taken whole, after others."""
+    big = os.urandom(3 << 20)
+    pack, builder = built([b"first", b"second", big], 1 << 20)
+    assert builder.full
+    assert Sealer(KEY).unseal(pack[builder.blobs[2].offset :][: len(big) + OVERHEAD]) == big
+
+
+def test_a_pack_is_full_before_its_header_outgrows_the_format() -> None:
+    """The header's 16 MiB bound tiny blobs, whatever the target size says."""
+    builder = PackBuilder(Sealer(KEY), BlobType.DATA, target=128 << 20)
+    most = (HEADER_MAX - OVERHEAD) // 41
+    builder.blobs = [Blob(ID, BlobType.DATA, 0, 33, 9)] * (most - 1)
+    assert not builder.full
+    builder.blobs = [Blob(ID, BlobType.DATA, 0, 33, 9)] * most
+    assert builder.full
+
+
+@pytest.mark.parametrize(
+    ("tail", "total", "message"),
+    [
+        (b"abc", 3, "too short for a header"),
+        (struct.pack("<I", 0), 1000, "header length says 0"),
+        (struct.pack("<I", OVERHEAD + 36), 1000, "header length says 68"),
+        (struct.pack("<I", 997), 1000, "header length says 997"),
+        (struct.pack("<I", HEADER_MAX + 1), 1 << 30, "header length says 16777217"),
+        (b"\xff\xff\xff\xff", 1 << 30, "header length says 4294967295"),
+    ],
+)
+def test_an_impossible_header_length_is_refused(tail: bytes, total: int, message: str) -> None:
+    """Before anything is read by it; the message has the number that was found."""
+    with pytest.raises(Damaged, match=message):
+        header_length(tail, total)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"\x04" + struct.pack("<I", 40) + ID, "unknown blob type 4 at byte 0"),
+        (b"\x00" + struct.pack("<I", 40) + ID + b"\x00", "cut at byte 37 of 38"),
+        (b"\x02" + struct.pack("<I", 40) + ID, "cut at byte 0 of 37"),
+        (b"\x00" + struct.pack("<I", 31) + ID, "31 stored"),
+        (b"\x02" + struct.pack("<II", 40, 0) + ID, "0 unpacked"),
+        (b"\x00" + struct.pack("<I", 40) + ID, "its blobs make a pack of 113 bytes, this one has 114"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_refused(header: bytes, message: str) -> None:
+    """Types, sizes, the sum: each with what was expected and found."""
+    with pytest.raises(Damaged, match=message):
+        decode_header(header, 114)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 300))
+def test_no_header_crashes_the_parser(header: bytes, total: int) -> None:
+    """Any bytes are a list of blobs that fill the pack, or Damaged."""
+    try:
+        blobs = decode_header(header, total)
+    except Damaged:
+        return
+    assert pack_size(blobs) == total
