@@ -24,7 +24,7 @@ class Crafted:
         self.repo = shop.open()
         self.packs: list[tuple[bytes, list[Blob]]] = []  # those that the next index file lists
         self._builders: dict[BlobType, PackBuilder] = {}
-        self._where: dict[bytes, BlobType] = {}
+        self._seen: set[tuple[BlobType, bytes]] = set()
 
     def blob(self, kind: BlobType, content: bytes, *, blob_id: bytes = b"") -> bytes:
         """Add a blob; its id, which may be a false one."""
@@ -39,7 +39,8 @@ class Crafted:
         builder = self._builders.get(kind)
         if builder is None:
             builder = self._builders[kind] = PackBuilder(self.repo.sealer(), kind)
-        if all(blob.id != blob_id for blob in builder.blobs):
+        if (kind, blob_id) not in self._seen:
+            self._seen.add((kind, blob_id))
             builder.add(blob_id, stored, uncompressed)
         return blob_id
 

@@ -6,6 +6,7 @@ It holds about 150 bytes for each file, as long strings; beyond a bound they go 
 from __future__ import annotations
 
 import marshal
+import os
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ class Spool:
     """Keeps records: in memory at first, then in a temporary file without a name."""
 
     def __init__(self, directory: str) -> None:
-        self._directory = directory or None
+        self._directory = directory if os.path.isdir(directory) else None
         self._held = 0
         self._file: IO[bytes] | None = None
         self._end = 0

@@ -111,7 +111,7 @@ class _Restore:
         snapshot = choose_snapshot(repo, spec.snapshot, source=spec.source, before=spec.before, notes=result.notes)
         result.snapshot, result.source = snapshot.id, snapshot.source
         target = examine(spec, snapshot)
-        result.target, result.resumed = target.path, target.resumed
+        result.target, result.resumed = shown(os.fsencode(target.path)), target.resumed
         if not spec.dry_run:
             self._take_lock(repo)
         base = relative(spec.base)
@@ -290,7 +290,7 @@ class _Restore:
 
     def _tell_undo(self, target: Target) -> None:
         folders = [os.path.join(os.fsencode(target.path), folder) for folder in sorted(self._undo)]
-        self.result.undo = [os.fsdecode(folder) for folder in folders]
+        self.result.undo = [shown(folder) for folder in folders]
         if folders:
             first = shown(folders[0])
             self.result.undo_hint = f"cp -a --remove-destination {first}/. {os.path.dirname(first)}/"

@@ -40,7 +40,7 @@ def segments(content: bytes, offset: int) -> list[tuple[int, int]] | None:
 
 def write_at(fd: int, content: bytes, offset: int) -> bool:
     """Write `content` at `offset`, leaving holes; True where some of it was left out. Raises OSError."""
-    parts = segments(content, offset) if len(content) >= BLOCK else None
+    parts = segments(content, offset) if offset or len(content) >= BLOCK else None
     if parts is None:
         _write(fd, content, offset)
         return False
