@@ -1,0 +1,14 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.fixtures import minio_server, valkey_server
+
+__all__ = ["minio_server", "valkey_server"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--kill-points=all`: the kill tests at every operation, reads too, in every way (some minutes)."""
+    parser.addoption("--kill-points", choices=["some", "all"], default="some", help="how many moments to kill at")
