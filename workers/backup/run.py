@@ -114,7 +114,7 @@ class _Run:
             self._known = Known(repo, self._lock, self._packed)
             if found.state is commits.State.OPEN and found.snapshot is not None:
                 # Killed between commit and snapshot: where the winner is whole there is nothing to read.
-                self._make_known()
+                self._make_known(compare=True)
                 if commits.is_whole(repo, found.snapshot, self._known.index):
                     done = commits.finish_open(repo, found)
                     self._journal.remove()
@@ -139,13 +139,16 @@ class _Run:
                 recovery_password=spec.recovery_password,
             )
 
-    def _make_known(self) -> None:
-        """Read the index, which must not happen before the lock is confirmed; then take up the journal."""
+    def _make_known(self, *, compare: bool = False) -> None:
+        """Read the index, which must not happen before the lock is confirmed; then take up the journal.
+
+        A full run, and one that is to `compare`, looks at the listing of all packs too.
+        """
         spec, repo = self._spec, self._repo
         self._lock.confirm()
         index = self._index = open_index(repo, spec.site, spec.repository, spec.cache_dir)
-        full = spec.kind == "full"
-        self._absent = absent_packs(repo.store, index.packs()) if full else marked_packs(repo.store)
+        compare = compare or spec.kind == "full"
+        self._absent = absent_packs(repo.store, index.packs()) if compare else marked_packs(repo.store)
         self._resumed = self._known.open(index, self._absent, [*spec.journal, *self._journal.read()])
 
     def _back_up(self) -> BackupResult:
