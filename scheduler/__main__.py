@@ -13,10 +13,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import structlog
+from kombu.exceptions import OperationalError
+
 from scheduler.evidence import SiteEvidence
 from scheduler.tick import tick
 from shared.config.fleet import Fleet
 from shared.ledger.connect import connect
+from shared.ledger.errors import LedgerAway
 from shared.messaging.app import TICK_SECONDS, make_app, ring, start_worker
 from shared.messaging.broker import broker_url
 from shared.messaging.names import SCHEDULER, TASK_TICK
@@ -25,6 +29,7 @@ from shared.observability import logs
 if TYPE_CHECKING:
     from celery import Celery
 
+_log = structlog.get_logger("holdfast.scheduler")
 _TICK_AT_MOST = 120.0  # seconds, after which a tick that hangs is killed
 
 
@@ -48,7 +53,10 @@ def register(app: Celery, fleet: Fleet) -> None:
 
     @app.task(name=TASK_TICK, time_limit=_TICK_AT_MOST)  # type: ignore[untyped-decorator] # Celery has no types
     def run(*_: object) -> None:
-        tick(fleet, pools, lambda run_id, queue: ring(app, run_id, queue), look, datetime.now(UTC))
+        try:
+            tick(fleet, pools, lambda run_id, queue: ring(app, run_id, queue), look, datetime.now(UTC))
+        except (LedgerAway, OperationalError) as error:
+            _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

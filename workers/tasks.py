@@ -16,6 +16,7 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from shared.errors import HoldfastError
+from shared.ledger.errors import LedgerAway
 from shared.ledger.model import Evidence, RunState, Word, slot_text
 from shared.messaging.app import ring
 from shared.messaging.events import SNAPSHOT_COMMITTED, publish
@@ -51,6 +52,14 @@ def execute(app: Celery, context: WorkerContext, run_id: object) -> Word | None:
         return None
     if context.stopping():
         return None  # the reaper rings again
+    try:
+        return _answer(app, context, run_id)
+    except LedgerAway as error:
+        _log.warning("Redis is away; the reaper rings again", run=run_id, reason=str(error))
+        return None
+
+
+def _answer(app: Celery, context: WorkerContext, run_id: str) -> Word | None:
     for ledger in context.ledgers:
         claim = ledger.claim(run_id, context.owner)
         if claim.lease is not None:
@@ -71,6 +80,9 @@ def _work(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) -> 
     except HoldfastError as error:
         log.error("run failed", error=str(error))  # noqa: TRY400 - a clear message, not a crash
         return ledger.finish(lease, RunState.FAILED, error=str(error), exit_code=error.exit_code)
+    except Exception as error:  # else the reaper would ring for it for ever
+        log.exception("run failed before its engine started")
+        return ledger.finish(lease, RunState.FAILED, error=f"it could not be started: {error!r}", exit_code=1)
     log.info("run started", engine=engine.pid)
     supervisor = Supervisor(
         ledger,

@@ -64,6 +64,7 @@ def run_up(fleet: Fleet, *, concurrency: int = 2, tick: float | None = None) -> 
         finally:
             _tell("stopping: runs under way are given back")
             children.stop()
+            _remove_socket_directory(fleet.state_dir)
     _tell("stopped; nothing is left running")
     return 0
 
@@ -104,6 +105,14 @@ def _valkey(state_dir: str, log_dir: str) -> Child:
     command = [str(get_binary_path()), "--port", "0", "--unixsocket", path, "--unixsocketperm", "700", "--dir", data]
     command += ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
     return Child("valkey", command, log_dir, stops_last=True)
+
+
+def _remove_socket_directory(state_dir: str) -> None:
+    """A socket whose path would have been too long lay in a directory of its own in /tmp."""
+    directory = os.path.dirname(embedded_socket(state_dir))
+    if os.path.dirname(directory) != os.path.abspath(state_dir):
+        with suppress(OSError):
+            os.rmdir(directory)
 
 
 def _await_redis(fleet: Fleet, children: Children, stop_asked: list[int]) -> None:

@@ -34,7 +34,7 @@ from shared.ledger.model import Run, RunKind
 
 _WIDTH = 92
 _CHANGED = 12
-_NEW_FILES = 32  # for the backup that is killed: large enough to be killed in its middle
+_NEW_FILES = 20  # for the backup that is killed: large enough to be killed in its middle
 _NEW_SIZE = 8 << 20  # bytes of each
 _KILL_AFTER = 4  # packs in the journal
 _IN_FLIGHT = 2 * (os.cpu_count() or 1) * (17 << 20)  # bytes: per helper one pack on its way, and one not yet noted

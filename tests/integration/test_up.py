@@ -17,7 +17,7 @@ from shared.ledger.model import RunKind, RunState
 from shared.messaging.broker import embedded_socket
 from shared.messaging.client import ledger_of, open_and_ring
 from tests.support.fleets import SmallFleet, alive
-from tests.support.ledgers import until
+from tests.support.ledgers import own_ledger, until
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 
@@ -118,6 +118,7 @@ def test_from_nothing_to_a_backup_and_back_to_nothing(up: Up) -> None:
     assert up.process.wait(40) == 0
     assert [pid for pid in everything if alive(pid)] == []
     assert "nothing is left running" in up.said
+    assert not os.path.exists(socket)
     ledger.client.close()
 
 
@@ -136,3 +137,14 @@ def test_should_it_be_killed_outright_its_children_end(up: Up) -> None:
     up.process.kill()
     up.process.wait()
     until(lambda: not [pid for pid in everything if alive(pid)], what="their end")
+
+
+def test_a_redis_that_is_named_is_used(tmp_path: object) -> None:
+    """With a broker in the configuration no Valkey is started, and that one is left running."""
+    with own_ledger(os.path.join(str(tmp_path), "valkey")) as (ledger, server):
+        up = Up(SmallFleet(str(tmp_path), broker=server.url))
+        until(lambda: "succeeded" in up.said, what="the first backup")
+        assert sorted(up.children()) == ["beat", "fake_worker", "scheduler\0worker"]
+        up.process.terminate()
+        assert up.process.wait(40) == 0
+        assert len(succeeded(ledger)) == 1

@@ -85,6 +85,19 @@ def scene(tmp_path: object) -> Iterator[Scene]:
         scene.app.close()
 
 
+def contents(ledger: Ledger, key: str) -> object:
+    """What a key of any type holds."""
+    client = ledger.client
+    read = {
+        "string": client.get,
+        "hash": client.hgetall,
+        "set": client.smembers,
+        "list": lambda name: client.lrange(name, 0, -1),
+        "zset": lambda name: client.zrange(name, 0, -1),
+    }
+    return read[str(client.type(key))](key)
+
+
 def test_a_due_slot_is_backed_up_once_however_often_it_is_rung(scene: Scene) -> None:
     """Tick, ring, claim, engine, end: rung four times and worked on by two workers, it is done once."""
     with Worker(scene.small), Worker(scene.small):
@@ -185,3 +198,26 @@ def test_a_lost_ledger_never_means_never_backed_up(scene: Scene) -> None:
     assert scene.tick(known) == []
     assert scene.ledger.evidence("web1", "a") == known
     assert scene.tick(None) == []
+
+
+def test_secrets_pass_over_the_pipe_alone(scene: Scene) -> None:
+    """Neither Redis, nor a log, nor an engine's arguments or environment hold a password or the fleet's secret."""
+    fleet = scene.fleet
+    secrets = [fleet.secret.read(), fleet.recovery_password.read(), fleet.machine_password("web1").encode()]
+    secrets.append(secrets[0].hex().encode())
+    scene.small.behave("hang")
+    places: dict[str, bytes] = {}
+    with Worker(scene.small) as worker:
+        (run_id,) = scene.tick()
+        until(lambda: scene.ledger.journal(run_id))
+        for part in ("cmdline", "environ"):
+            with open(f"/proc/{scene.small.starts[0]['pid']}/{part}", "rb") as file:
+                places[part] = file.read()
+        for key in scene.ledger.client.scan_iter():
+            places[key] = repr(contents(scene.ledger, key)).encode()
+        worker.process.terminate()
+        worker.process.wait(30)
+    with open(worker.log, "rb") as file:
+        places["log"] = file.read()
+    assert [(place, secret) for place, said in places.items() for secret in secrets if secret in said] == []
+    assert len(places) > 5

@@ -1,0 +1,75 @@
+"""Names, brokers and the topology's seam: what processes must agree on."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from shared import topology
+from shared.ledger.model import RunKind
+from shared.messaging.app import make_app
+from shared.messaging.broker import broker_url, celery_broker, embedded_socket
+from shared.messaging.names import queue_of
+from shared.topology import Epoch, StaleEpoch
+from tests.support.fleets import SmallFleet
+
+
+def test_the_embedded_socket_fits_the_kernels_bound() -> None:
+    """Below the state directory where that is short enough, else in /tmp, and always the same."""
+    assert embedded_socket("/var/lib/holdfast") == "/var/lib/holdfast/valkey/valkey.sock"
+    deep = "/srv/" + "x" * 200
+    assert len(embedded_socket(deep)) < 107
+    assert embedded_socket(deep) == embedded_socket(deep) != embedded_socket(deep + "y")
+
+
+@pytest.mark.parametrize(
+    ("url", "broker"),
+    [
+        ("redis://host:6379/1", "redis://host:6379/1"),
+        ("rediss://host:6379/1", "rediss://host:6379/1"),
+        ("unix:///run/v.sock", "redis+socket:///run/v.sock?virtual_host=0"),
+        ("unix:///run/v.sock?db=3", "redis+socket:///run/v.sock?virtual_host=3"),
+    ],
+)
+def test_celery_is_told_of_a_broker_in_its_own_words(url: str, broker: str) -> None:
+    """One URL in the configuration, as redis-py reads it."""
+    assert celery_broker(url)["broker_url"] == broker
+    assert ("broker_use_ssl" in celery_broker(url)) == url.startswith("rediss")
+
+
+def test_a_fleet_without_a_broker_uses_the_embedded_one(tmp_path: os.PathLike[str]) -> None:
+    """Every command finds it by the state directory alone."""
+    small = SmallFleet(str(tmp_path))
+    assert broker_url(small.fleet) == f"unix://{embedded_socket(small.state_dir)}"
+    assert broker_url(SmallFleet(str(tmp_path), broker="redis://r:1/0").fleet) == "redis://r:1/0"
+
+
+def test_the_app_keeps_to_the_doorbell(tmp_path: os.PathLike[str]) -> None:
+    """Early acknowledgement, no results, JSON alone; nothing is connected by making it."""
+    conf = make_app("redis://nowhere.invalid:1/0").conf
+    assert not conf.task_acks_late
+    assert conf.task_ignore_result
+    assert conf.accept_content == ["json"]
+    assert not conf.worker_cancel_long_running_tasks_on_connection_loss
+    assert conf.beat_schedule["tick"]["options"]["expires"] == conf.beat_schedule["tick"]["schedule"]
+
+
+def test_a_run_is_rung_where_its_source_can_be_read(tmp_path: os.PathLike[str]) -> None:
+    """By its host's queue, or its pool's for that kind of work."""
+    source = SmallFleet(str(tmp_path)).fleet.source("web1")
+    assert queue_of(RunKind.FULL, source) == "backup"
+    assert queue_of(RunKind.VERIFY, source) == "maintenance"
+    assert queue_of(RunKind.RESTORE, source.model_copy(update={"pool": "nas"})) == "pool.nas.restore"
+    assert queue_of(RunKind.RESTORE, source.model_copy(update={"host": "db1"})) == "host.db1"
+
+
+def test_the_topology_answers_from_the_configuration(tmp_path: os.PathLike[str]) -> None:
+    """Epoch (0, ""), the configured primary, all sites as members; only that epoch may delete."""
+    fleet = SmallFleet(str(tmp_path)).fleet
+    now = topology.current(fleet)
+    assert (now.epoch, now.primary("web1"), now.members) == (Epoch(0, ""), "a", ("a",))
+    topology.guard(fleet, "web1", now.epoch)
+    with pytest.raises(StaleEpoch, match="epoch"):
+        topology.guard(fleet, "web1", Epoch(1, "b"))
+    assert Epoch(1, "a") < Epoch(1, "b") < Epoch(2, "")
