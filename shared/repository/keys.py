@@ -114,6 +114,7 @@ def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> MasterKey:
 
 
 def username() -> str:
+    """The name of who runs this, for key and lock files; a number where there is no name."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's uid without a name

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from shared.repository import keys
+from shared.repository import keys, polynomial
 from shared.repository.compression import (
     DATA_BLOB_MAX,
     DEFAULT_LEVEL,
@@ -99,8 +99,8 @@ class Repository:
                     f"{store.url}: a key file opens with our password but holds another master key",
                     hint="It is left from another fleet secret; no config was ever written, so move `keys/` away",
                 )
-        restic_id, polynomial = keys.derived_config(fleet_secret, repository_id)
-        config = {"version": VERSION, "id": restic_id, "chunker_polynomial": f"{polynomial:x}"}
+        restic_id, chunker = keys.derived_config(fleet_secret, repository_id)
+        config = {"version": VERSION, "id": restic_id, "chunker_polynomial": f"{chunker:x}"}
         store.put_if_absent("config", Sealer(key).seal(orjson.dumps(config)))
         return cls.open(store, machine)
 
@@ -249,6 +249,6 @@ def _read_config(url: str, sealer: Sealer, sealed: bytes) -> tuple[int, str]:
             f"the repository at {url} has format version {version!r}; this release knows 1 (reading) and 2",
             hint="Use a newer release of Holdfast",
         )
-    if not keys.polynomial.is_irreducible(chunker):
+    if not polynomial.is_irreducible(chunker):
         raise Damaged(f"{url}: its config holds a chunker polynomial that is reducible ({chunker:x})")
     return version, restic_id
