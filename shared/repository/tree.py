@@ -211,8 +211,8 @@ def _decode_node(entry: dict[str, Any]) -> Node:
             get("device_id", 0),
             get("size", 0),
             get("links", 0),
-            b64decode(raw_target) if raw_target else get("linktarget", "").encode(),
-            tuple((x["name"].encode(), b64decode(x["value"] or "")) for x in xattrs) if xattrs else (),
+            b64decode(raw_target, validate=True) if raw_target else get("linktarget", "").encode(),
+            tuple((x["name"].encode(), b64decode(x["value"] or "", validate=True)) for x in xattrs) if xattrs else (),
             orjson.dumps(generic) if generic else b"",
             get("device", 0),
             None if content is None else [bytes.fromhex(blob) for blob in content],
@@ -221,6 +221,10 @@ def _decode_node(entry: dict[str, Any]) -> Node:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"tree: a node is not as expected ({error!r})") from error
+    numbers = (node.mode, node.uid, node.gid, node.inode, node.device_id, node.size, node.links, node.device)
+    texts = (node.type, node.user, node.group, node.error)
+    if any(type(number) is not int or number < 0 for number in numbers) or any(type(text) is not str for text in texts):
+        raise Damaged(f"tree: the node {name!r} has a field of another type than the format's: {numbers} {texts}")
     if node.type == "dir" and (node.subtree is None or len(node.subtree) != 32):
         raise Damaged(f"tree: the directory {name!r} has no subtree")
     if node.type == "file" and (node.content is None or any(len(blob) != 32 for blob in node.content)):
