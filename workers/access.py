@@ -10,6 +10,7 @@ import os
 
 from shared.errors import ConfigError
 from shared.repository.indexcache import IndexCache
+from shared.repository.indexcache.assembly import Load
 from shared.repository.repository import Repository
 from shared.storage.api import ObjectStore
 from shared.storage.open import open_store, parse_url
@@ -66,12 +67,14 @@ def open_repository(site: SiteSpec, repository: str, passwords: list[str]) -> Re
     return Repository.open(repository_store(site, repository), *passwords)
 
 
-def open_index(repo: Repository, site: SiteSpec, repository: str, cache_dir: str) -> IndexCache:
-    """The index of the repository at this site, cached below `cache_dir`."""
+def open_index(
+    repo: Repository, site: SiteSpec, repository: str, cache_dir: str, *, load: Load | None = None
+) -> IndexCache:
+    """The index of the repository at this site, cached below `cache_dir`; `load` in place of the repository's own."""
     return IndexCache.open(
         os.path.join(cache_dir, "index"),
         store=repo.store,
         repository_id=repo.restic_id or repository,
         site=site.id or site.url,
-        load=repo.load_index,
+        load=load or repo.load_index,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from shared.repository.errors import Damaged
 ENTRY_PLAIN = struct.Struct("<BI32s")
 ENTRY_COMPRESSED = struct.Struct("<BII32s")
 LENGTH_FIELD = struct.Struct("<I")
+_RECORD = struct.Struct("<32sIII")  # a blob of a known type where many are kept: id, offset, length, uncompressed
 HEADER_MAX = 16 << 20  # bytes of sealed header
 TARGET_SIZE = 16 << 20  # bytes; a pack is closed once it has as many
 TARGET_MIN, TARGET_MAX = 4 << 20, 128 << 20
@@ -56,6 +58,17 @@ def pack_size(blobs: list[Blob]) -> int:
     """The size in bytes of a pack that holds exactly these blobs."""
     header = sum(ENTRY_COMPRESSED.size if blob.uncompressed else ENTRY_PLAIN.size for blob in blobs)
     return sum(blob.length for blob in blobs) + header + OVERHEAD + LENGTH_FIELD.size
+
+
+def to_records(blobs: Iterable[Blob]) -> bytes:
+    """Blobs of one type in 44 bytes each, for where very many are kept or handed on."""
+    return b"".join([_RECORD.pack(blob.id, blob.offset, blob.length, blob.uncompressed) for blob in blobs])
+
+
+def from_records(blob_type: BlobType, records: bytes) -> Iterator[Blob]:
+    """What `to_records` took."""
+    for blob_id, offset, length, uncompressed in _RECORD.iter_unpack(records):
+        yield Blob(blob_id, blob_type, offset, length, uncompressed)
 
 
 class PackBuilder:

@@ -146,7 +146,7 @@ class _Run:
         """
         spec, repo = self._spec, self._repo
         self._lock.confirm()
-        index = self._index = open_index(repo, spec.site, spec.repository, spec.cache_dir)
+        index = self._index = open_index(repo, spec.site, spec.repository, spec.cache_dir, load=self._known.load_index)
         compare = compare or spec.kind == "full"
         self._absent = absent_packs(repo.store, index.packs()) if compare else marked_packs(repo.store)
         self._resumed = self._known.open(index, self._absent, [*spec.journal, *self._journal.read()])

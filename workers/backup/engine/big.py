@@ -20,7 +20,7 @@ from shared.repository.crypto import MasterKey
 from workers.backup.engine.packer import Packer
 
 BIG_FILE = 4 << 20  # bytes; smaller ones travel in batches
-WINDOW = 8 << 20  # bytes read and cut at a time
+WINDOW = 4 << 20  # bytes read and cut at a time
 
 _chunkers: dict[bytes, FastCdcChunker] = {}
 
@@ -62,7 +62,8 @@ class BigFileReader:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads)
             self._compressors = [compressor(self._level) for _ in range(self._threads)]
-            self._buffers = [memoryview(mmap.mmap(-1, MAX_SIZE + WINDOW)) for _ in range(2)]
+            self._maps = [mmap.mmap(-1, MAX_SIZE + WINDOW) for _ in range(2)]
+            self._buffers = [memoryview(m) for m in self._maps]
         chunker = _chunker(self._key)
         content: list[bytes] = []
         total = 0
@@ -95,6 +96,8 @@ class BigFileReader:
                     return content, total
         finally:
             _settle(running)
+            for memory in self._maps:
+                memory.madvise(mmap.MADV_DONTNEED)  # most files are small: give it back till the next big one
 
     def _pack(self, blob_id: bytes, chunk: memoryview) -> None:
         worker = self._compressors.pop()

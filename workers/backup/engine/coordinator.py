@@ -162,8 +162,7 @@ class Coordinator:
             case "ask":
                 self._known.ask(message[2], lambda flags: self._pool.send(helper, ("answer", message[1], flags)))
             case "packed":
-                self._known.stored(message[1], message[2], message[3])
-                self.counts.bytes_added += sum(blob[4] or blob[3] - 32 for blob in message[3])
+                self.counts.bytes_added += self._known.stored(message[1])
             case "progress":
                 self.counts.bytes_read += message[1]
             case "problem":
@@ -254,7 +253,6 @@ class Coordinator:
         for (tree, raw), new in zip(offered, flags, strict=True):
             if new:
                 self._trees.add(tree, raw)
-                self.counts.bytes_added += len(raw)
 
     def _check_reused(self, *, everything: bool) -> None:
         """Look up the blobs of files that were taken as unchanged; those that are not indexed are `lost`."""
@@ -265,8 +263,8 @@ class Coordinator:
     # -- ending -----------------------------------------------------------------------------------
 
     def _settle_packs(self) -> None:
-        for pack, size, blobs in self._uploader.finished():
-            self._known.stored(pack, size, blobs)
+        for pack in self._uploader.finished():
+            self.counts.bytes_added += self._known.stored(pack)
         self._known.flush_if_due()
         if self._known.ready and self._offered:
             self._store_trees()

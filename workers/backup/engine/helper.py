@@ -2,7 +2,7 @@
 
 Messages to it:    ("scan", [(path, names|None, tree, ref)])   ("answer", number, flags)   ("flush",)   ("open", {...})
 Messages from it:  ("scanned", [directory results], left over)  ("nodes", [...])  ("ask", number, ids)
-                   ("packed", id, size, blobs)   ("progress", bytes)   ("problem", path, text)   ("flushed",)
+                   ("packed", a stored pack)   ("progress", bytes)   ("problem", path, text)   ("flushed",)
                    ("failed", text, hint, exit code)
 
 Small files travel in batches: read and hash a batch, ask which of its blobs are new, and while the answer
@@ -379,9 +379,8 @@ class Helper:
         self.channel.send(("flushed",))
 
     def _report(self) -> None:
-        for pack_id, size, blobs in self._uploader.finished():
-            plain = [(b.id, int(b.type), b.offset, b.length, b.uncompressed) for b in blobs]
-            self.channel.send(("packed", pack_id, size, plain))
+        for pack in self._uploader.finished():
+            self.channel.send(("packed", pack))
 
     def _problem(self, path: bytes, text: str) -> None:
         self.channel.send(("problem", path, text))

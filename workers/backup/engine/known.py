@@ -9,19 +9,21 @@ may stand on; where one of them is gone at its end, so may be what was taken as 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from shared.repository.index import FLUSH_BLOBS, encode_index
 from shared.repository.indexcache import IndexCache
 from shared.repository.locks import RepositoryLock
-from shared.repository.pack import Blob, BlobType
+from shared.repository.pack import Blob, BlobType, from_records, plaintext_length, to_records
 from shared.repository.repository import Repository
+from workers.backup.engine.packer import StoredPack
 
 FLUSH_BYTES = 512 << 20
 FLUSH_SECONDS = 60.0
 
 Answer = Callable[[bytes], None]
+Queued = tuple[bytes, list[tuple[BlobType, bytes]]]  # a pack and its blobs, as records by type
 
 
 class Known:
@@ -38,7 +40,8 @@ class Known:
         self._index: IndexCache | None = None
         self._absent: frozenset[bytes] = frozenset()
         self._claimed: dict[BlobType, set[bytes]] = {BlobType.DATA: set(), BlobType.TREE: set()}
-        self._pending: list[tuple[bytes, Sequence[Blob]]] = []
+        self._pending: list[Queued] = []
+        self._own: dict[str, list[Queued]] = {}  # index files that we wrote and the cache has not taken up yet
         self._pending_blobs = 0
         self._pending_bytes = 0
         self._pending_since = 0.0
@@ -58,6 +61,13 @@ class Known:
         for ids, answer in questions:
             self.ask(ids, answer)
         return resumed
+
+    def load_index(self, name: str) -> Iterator[tuple[bytes, list[Blob]]]:
+        """What an index file (hex) lists. Our own are not fetched and decoded again. Raises MissingObject, Damaged."""
+        own = self._own.pop(name, None)
+        if own is None:
+            return iter(self._repo.load_index(name))
+        return ((pack, _blobs(parts)) for pack, parts in own)
 
     def begin_pass(self) -> None:
         """What earlier passes relied on does not matter any more."""
@@ -122,24 +132,28 @@ class Known:
                 continue  # never finished, or pruned meanwhile: its blobs are stored again
             for blob in blobs:
                 self._claimed[blob.type].add(blob.id)
-            self._queue(pack, sum(blob.length for blob in blobs), blobs)
+            parts = [(kind, to_records(blob for blob in blobs if blob.type is kind)) for kind in BlobType]
+            self._queue(pack, sum(blob.length for blob in blobs), parts, len(blobs))
             resumed += 1
         self.flush()
         self.index.refresh()
         return resumed
 
-    def stored(self, pack: bytes, size: int, blobs: Iterable[Any]) -> None:
-        """A pack of this run is durable: it may be indexed."""
+    def stored(self, stored: StoredPack) -> int:
+        """A pack of this run is durable: it may be indexed. Returns the bytes of content that it brought."""
+        pack, size, kind, records = stored
         self.packs_stored += 1
         self.bytes_stored += size
         self._on_packed(pack.hex())
-        self._queue(pack, size, [Blob(blob[0], BlobType(blob[1]), *blob[2:]) for blob in blobs])
+        lengths = [plaintext_length(blob) for blob in from_records(BlobType(kind), records)]
+        self._queue(pack, size, [(BlobType(kind), records)], len(lengths))
+        return sum(lengths)
 
-    def _queue(self, pack: bytes, size: int, blobs: Sequence[Blob]) -> None:
+    def _queue(self, pack: bytes, size: int, parts: list[tuple[BlobType, bytes]], blobs: int) -> None:
         if not self._pending:
             self._pending_since = time.monotonic()
-        self._pending.append((pack, blobs))
-        self._pending_blobs += len(blobs)
+        self._pending.append((pack, parts))
+        self._pending_blobs += blobs
         self._pending_bytes += size
 
     def flush_if_due(self) -> None:
@@ -158,9 +172,16 @@ class Known:
         if not self._pending or not self.ready:
             return
         self._lock.ensure_held()
-        self.relied_on.add(self._repo.save("index", encode_index(self._pending)))
-        for _, blobs in self._pending:
-            for blob in blobs:
+        name = self._repo.save("index", encode_index((pack, _blobs(parts)) for pack, parts in self._pending))
+        self.relied_on.add(name)
+        self._own[name] = self._pending
+        for _, parts in self._pending:
+            for blob in _blobs(parts):
                 self._claimed[blob.type].discard(blob.id)
         self._pending = []
         self._pending_blobs = self._pending_bytes = 0
+
+
+def _blobs(parts: list[tuple[BlobType, bytes]]) -> list[Blob]:
+    listed = [blob for kind, records in parts for blob in from_records(kind, records)]
+    return sorted(listed, key=lambda blob: blob.offset)

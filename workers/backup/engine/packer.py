@@ -12,11 +12,12 @@ from collections import deque
 
 from shared.repository.compression import compressor
 from shared.repository.crypto import Buffer, MasterKey, Sealer
-from shared.repository.pack import Blob, BlobType, PackBuilder
+from shared.repository.pack import Blob, BlobType, PackBuilder, to_records
 from shared.repository.repository import pack_key
 from shared.storage.api import ObjectStore
 
-StoredPack = tuple[bytes, int, list[Blob]]
+# Its id, its size in bytes, the type of its blobs, and they as records (shared.repository.pack)
+StoredPack = tuple[bytes, int, int, bytes]
 
 
 class Uploader:
@@ -34,10 +35,10 @@ class Uploader:
         data = builder.close()  # here and not in the thread: the sealer is the packing thread's own
         self._slots.acquire()
         self._raise()
-        threading.Thread(target=self._run, args=(data, builder.blobs), daemon=True).start()
+        threading.Thread(target=self._run, args=(data, builder.type, builder.blobs), daemon=True).start()
 
     def finished(self) -> list[StoredPack]:
-        """Packs that are durable since the last call: (id, size in bytes, blobs)."""
+        """The packs that have become durable since the last call."""
         self._raise()
         packs = []
         while self._done:
@@ -52,11 +53,11 @@ class Uploader:
             self._slots.release()
         self._raise()
 
-    def _run(self, data: memoryview, blobs: list[Blob]) -> None:
+    def _run(self, data: memoryview, blob_type: BlobType, blobs: list[Blob]) -> None:
         try:
             pack_id = hashlib.sha256(data).digest()
             self._store.put(pack_key(pack_id), data, sha256=pack_id.hex())
-            self._done.append((pack_id, len(data), blobs))
+            self._done.append((pack_id, len(data), int(blob_type), to_records(blobs)))
         except BaseException as error:  # noqa: BLE001 -- carried to the packing thread, which raises it
             self._failed.append(error)
         finally:
