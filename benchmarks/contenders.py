@@ -123,11 +123,11 @@ class Holdfast:
 
     def backup(self, *, full: bool) -> list[str]:
         """Return `holdfast backup`, full or incremental."""
-        return [*self._command, "backup", "bench", "--full" if full else "--incremental", "--direct"]
+        return [*self._command, "backup", "bench", *(["--full"] if full else []), "--direct"]
 
     def restore(self, target: str) -> list[str]:
         """Return `holdfast restore` of the latest snapshot."""
-        return [*self._command, "restore", "bench", "--target", target, "--direct"]
+        return [*self._command, "restore", "bench", "--to", target, "--direct"]
 
     def forget_caches(self) -> None:
         """Delete its cache directory; journals are no cache."""
@@ -156,9 +156,9 @@ def find(tool: str) -> str | None:
     return beside if os.access(beside, os.X_OK) else shutil.which("holdfast")
 
 
-def version(tool: str, binary: str) -> str:
+def version(binary: str) -> str:
     """Return the first line that a tool says of its version, or "" where it does not run."""
-    command = [binary, "version" if tool == "restic" else "--version"]
+    command = [binary, "version"]
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):

@@ -30,6 +30,9 @@ STEPS = {
 SETTLE = 2.5
 """Seconds from the last change of a tree to its first backup: an incremental does not trust times that are younger."""
 
+ROOM = 8 << 30
+"""Bytes to leave free on the disk."""
+
 
 @dataclass
 class Bench:
@@ -41,6 +44,18 @@ class Bench:
     runs: list[report.Run] = field(default_factory=list)
     checked: set[tuple[str, str]] = field(default_factory=set)
     """Tools and data sets whose restore was compared with the source."""
+
+    def put_away(self, target: str) -> None:
+        """Keep a restored tree until the end of the run, or delete all of them where the disk grows full.
+
+        ext4 does not reuse an inode for a minute after its deletion, and tries each such inode anew for every file that
+        is made meanwhile: a restore that follows the deletion of a large tree took three times as long.
+        """
+        if shutil.disk_usage(target).free < ROOM:
+            self.say(
+                "the disk grows full: restored trees are deleted early, and the next restores may be slower for it"
+            )
+            shutil.rmtree(os.path.dirname(target))
 
     def ring(self, place: Place, data: DataSet) -> dict[str, Contender]:
         """Return each tool, bound to a new and empty repository of its own."""
@@ -83,15 +98,16 @@ class Round:
 
     def _step(self, step: str, position: int, one: Contender) -> None:
         """Run one step with one tool, and note it if it was asked for."""
-        target = os.path.join(self.bench.work, "restored")
+        target = os.path.join(self.bench.work, "restored", f"{self.where}-{self.data.name}-{self.number}-{one.name}")
         command = one.restore(target) if step == "restore" else one.backup(full=step == "full")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
         self._settle(one)
         served = self.place.server_cpu()
         cost = measure.run(command, env=one.env(), cwd=self.bench.work)
         served = self.place.server_cpu() - served
         if step == "restore":
             self._check(one.name, target)
-            shutil.rmtree(target)
+            self.bench.put_away(target)
         if step not in self.steps:
             return
         run = report.Run(
@@ -129,6 +145,19 @@ class Round:
             with open(path, "rb", buffering=0) as data:
                 while data.read(corpus.MIB):
                     pass
+        self._recycle()
+
+    def _recycle(self) -> None:
+        """Free as much page cache as the data set is large, in the instant before a measured run.
+
+        In a virtual machine a page that was not used of late is taken from the host when it is touched: 1 GB of new
+        files then costs seconds of system time, by chance to one tool or the other. Pages just freed are still there.
+        """
+        scratch = os.path.join(self.bench.work, "scratch")
+        piece = bytes(corpus.MIB)
+        with open(scratch, "wb") as file:
+            file.writelines(piece for _ in range(self.data.size * 5 // 4 // corpus.MIB))
+        os.unlink(scratch)
 
     def _check(self, tool: str, target: str) -> None:
         """Compare what a tool restored with the source, once a tool and data set.

@@ -103,7 +103,7 @@ def _some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
 def _binary(tool: str) -> str | None:
     """Return the path of a tool that runs here; None, and a line about it, where it does not."""
     found = contenders.find(tool)
-    if found and contenders.version(tool, found):
+    if found and contenders.version(found):
         return found
     _say(f"{tool} does not run here: left out")
     return None
@@ -112,7 +112,7 @@ def _binary(tool: str) -> str | None:
 def _facts(options: argparse.Namespace, binaries: dict[str, str], data: dict[str, DataSet]) -> dict[str, object]:
     """Print and return what the figures rest on: the machine, the versions, the data, and how long it will take."""
     machine = report.machine()
-    versions = {tool: contenders.version(tool, binary) for tool, binary in binaries.items()}
+    versions = {tool: contenders.version(binary) for tool, binary in binaries.items()}
     print(report.describe(machine))
     print("\n".join([*versions.values(), *(one.describe() for one in data.values())]))
     if not options.parity:
