@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import marshal
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
@@ -42,7 +41,6 @@ _BITS = {
     "fifo": MODE_FIFO,
     "socket": MODE_SOCKET,
 }
-_NUMBERS = ("mode", "uid", "gid", "inode", "device_id", "size", "links", "device")
 
 # inode, device id, hash of what every name of it must share, name
 Link = tuple[int, int, bytes, bytes]
@@ -82,11 +80,6 @@ def _check_node(node: Node, facts: TreeFacts) -> None:
     def problem(message: str) -> None:
         facts.problems.append((True, node.name, message))
 
-    for name in _NUMBERS:
-        value: Any = getattr(node, name)
-        if type(value) is not int or value < 0:
-            problem(f"its {name} is {value!r}")
-            return
     if node.type not in _BITS:
         problem(f"its type {node.type!r} is not known, so it can't be restored")
         return
