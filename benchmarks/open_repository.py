@@ -84,7 +84,7 @@ def make(directory: str, blobs: int) -> None:
     """Write the repository's index files."""
     repository = open_repository(directory)
     for number, count in enumerate(index_files(blobs)):
-        repository.save("index", encode_index(packs_of(number, count)))
+        repository.save("index", *encode_index(packs_of(number, count)))
 
 
 def question(blobs: int) -> list[bytes]:

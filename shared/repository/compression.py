@@ -6,6 +6,8 @@ blob that unpacks to gigabytes ends in an error and not in a full memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import zstandard
 
 from shared.repository.crypto import Buffer
@@ -37,9 +39,11 @@ def decompress(frame: Buffer, expected: int) -> bytes:
     return plain
 
 
-def pack_small(json: bytes, level: int = DEFAULT_LEVEL) -> bytes:
-    """The plaintext of an index, snapshot or lock file of a version 2 repository."""
-    return bytes((SMALL_FILE_MARK,)) + compressor(level).compress(json)
+def pack_small(parts: Sequence[bytes], level: int = DEFAULT_LEVEL) -> bytes:
+    """The plaintext of an index, snapshot or lock file of a version 2 repository, from its JSON in parts."""
+    stream = compressor(level).compressobj(size=sum(len(part) for part in parts))
+    out = [bytes((SMALL_FILE_MARK,)), *(stream.compress(part) for part in parts), stream.flush()]
+    return b"".join(out)
 
 
 def unpack_small(plain: bytes) -> bytes:

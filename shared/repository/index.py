@@ -20,20 +20,22 @@ _NAMES = {BlobType.DATA: "data", BlobType.TREE: "tree"}
 _TYPES = {name: blob_type for blob_type, name in _NAMES.items()}
 
 
-def encode_index(packs: Iterable[tuple[bytes, Iterable[Blob]]]) -> bytes:
-    """The JSON of an index file that lists these packs (id of 32 bytes, blobs).
+def encode_index(packs: Iterable[tuple[bytes, Iterable[Blob]]]) -> list[bytes]:
+    """The JSON, in parts, of an index file that lists these packs (id of 32 bytes, blobs).
 
     Written as text, pack by pack: 50,000 entries as objects would take several times the memory of the file.
     """
-    listed = []
+    parts = [b'{"packs":[']
     for pack_id, blobs in packs:
         entries = ",".join(
             f'{{"id":"{blob.id.hex()}","type":"{_NAMES[blob.type]}","offset":{blob.offset},"length":{blob.length}'
             + (f',"uncompressed_length":{blob.uncompressed}}}' if blob.uncompressed else "}")
             for blob in blobs
         )
-        listed.append(f'{{"id":"{pack_id.hex()}","blobs":[{entries}]}}'.encode())
-    return b'{"packs":[' + b",".join(listed) + b"]}\n"
+        comma = "," if len(parts) > 1 else ""
+        parts.append(f'{comma}{{"id":"{pack_id.hex()}","blobs":[{entries}]}}'.encode())
+    parts.append(b"]}\n")
+    return parts
 
 
 def decode_index(raw: bytes) -> list[tuple[bytes, list[Blob]]]:

@@ -65,7 +65,7 @@ def to_records(blobs: Iterable[Blob]) -> bytes:
     return b"".join([_RECORD.pack(blob.id, blob.offset, blob.length, blob.uncompressed) for blob in blobs])
 
 
-def from_records(blob_type: BlobType, records: bytes) -> Iterator[Blob]:
+def from_records(blob_type: BlobType, records: Buffer) -> Iterator[Blob]:
     """What `to_records` took."""
     for blob_id, offset, length, uncompressed in _RECORD.iter_unpack(records):
         yield Blob(blob_id, blob_type, offset, length, uncompressed)
@@ -81,8 +81,8 @@ class PackBuilder:
     def __init__(self, sealer: Sealer, blob_type: BlobType, *, target: int = TARGET_SIZE) -> None:
         self.type = blob_type
         self.target = target
-        self.blobs: list[Blob] = []
         self.size = 0
+        self._records = bytearray()
         self._sealer = sealer
         self._room = target + _SLACK
         self._view = memoryview(mmap.mmap(-1, self._room))
@@ -90,19 +90,27 @@ class PackBuilder:
     @property
     def full(self) -> bool:
         """Whether it has reached its target size, or its header would outgrow the format's bound."""
-        return self.size >= self.target or len(self.blobs) * ENTRY_COMPRESSED.size >= HEADER_MAX - OVERHEAD - 64
+        return (
+            self.size >= self.target
+            or len(self._records) // _RECORD.size * ENTRY_COMPRESSED.size >= HEADER_MAX - OVERHEAD - 64
+        )
+
+    @property
+    def records(self) -> bytes:
+        """The blobs so far, as `to_records` gives them."""
+        return bytes(self._records)
 
     def add(self, blob_id: bytes, stored: Buffer, uncompressed: int) -> None:
         """Seal `stored` (compressed where `uncompressed` > 0, else the content itself) as the next blob."""
         length = len(stored) + OVERHEAD
         self._reserve(length)
         self._sealer.seal_into(stored, self._view, self.size)
-        self.blobs.append(Blob(blob_id, self.type, self.size, length, uncompressed))
+        self._records += _RECORD.pack(blob_id, self.size, length, uncompressed)
         self.size += length
 
     def close(self) -> memoryview:
         """Write the header; the pack's bytes. The builder takes no more blobs after that."""
-        header = encode_header(self.blobs)
+        header = encode_header(from_records(self.type, self._records))
         self._reserve(len(header) + OVERHEAD + LENGTH_FIELD.size)
         end = self._sealer.seal_into(header, self._view, self.size)
         LENGTH_FIELD.pack_into(self._view, end, len(header) + OVERHEAD)
@@ -118,7 +126,7 @@ class PackBuilder:
             self._view = grown
 
 
-def encode_header(blobs: list[Blob]) -> bytes:
+def encode_header(blobs: Iterable[Blob]) -> bytes:
     """A pack's header before sealing."""
     parts = []
     for blob in blobs:

@@ -18,7 +18,6 @@ import orjson
 from shared.repository import keys, polynomial
 from shared.repository.compression import (
     DATA_BLOB_MAX,
-    DEFAULT_LEVEL,
     TREE_BLOB_MAX,
     decompress,
     pack_small,
@@ -122,13 +121,13 @@ class Repository:
             self.store, self.save, self.load, holder=holder, username=keys.username(), exclusive=exclusive
         )
 
-    def seal_small(self, json: bytes, level: int = DEFAULT_LEVEL) -> bytes:
-        """The stored bytes of an index, snapshot or lock file."""
-        return self._sealer.seal(pack_small(json, level))
+    def seal_small(self, *json: bytes) -> bytes:
+        """The stored bytes of an index, snapshot or lock file, from its JSON in parts."""
+        return self._sealer.seal(pack_small(json))
 
-    def save(self, kind: str, json: bytes) -> str:
-        """Seal and store a small file; its id in hex. `kind` is "index", "snapshots" or "locks"."""
-        return _put_named(self.store, kind, self.seal_small(json))
+    def save(self, kind: str, *json: bytes) -> str:
+        """Seal and store a small file, from its JSON in parts; its id in hex. `kind` is "index" or "locks"."""
+        return _put_named(self.store, kind, self.seal_small(*json))
 
     def load(self, kind: str, name: str) -> bytes:
         """The JSON of a small file. Raises MissingObject, Damaged."""

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from shared.repository.compression import compressor
-from shared.repository.index import encode_index
-from shared.repository.pack import Blob, BlobType, PackBuilder
+from shared.repository.pack import Blob, BlobType, PackBuilder, from_records
 from shared.repository.repository import pack_key
 from shared.repository.snapshot import Snapshot, encode_snapshot
 from shared.repository.tree import MODE_DIR, Node, encode_tree
@@ -68,7 +67,7 @@ class Crafted:
             data = bytes(builder.close())
             pack = hashlib.sha256(data).digest()
             self.repo.store.put(pack_key(pack), data)
-            self.packs.append((pack, builder.blobs))
+            self.packs.append((pack, list(from_records(builder.type, builder.records))))
             ids.append(pack)
         self._builders.clear()
         return ids
@@ -77,7 +76,7 @@ class Crafted:
         """Store an index file that lists these packs, or those since the last one; its id."""
         listed = self.packs if packs is None else list(packs)
         self.packs = []
-        return self.repo.save("index", encode_index(listed))
+        return self.repo.save("index", *encode_index(listed))
 
     def snapshot(self, *nodes: Node, tree: bytes = b"", paths: tuple[bytes, ...] = (b"/data",)) -> str:
         """Store a snapshot whose top holds these nodes, or is this tree; its id."""

@@ -61,7 +61,7 @@ class BigFileReader:
         """The blob ids and size in bytes of what the file holds from its current offset; new blobs are packed."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads)
-            self._compressors = [compressor(self._level) for _ in range(self._threads)]
+            self._compressors = [compressor(self._level) for _ in range(self._threads)] if self._level else []
             self._maps = [mmap.mmap(-1, MAX_SIZE + WINDOW) for _ in range(2)]
             self._buffers = [memoryview(m) for m in self._maps]
         chunker = _chunker(self._key)
@@ -100,6 +100,9 @@ class BigFileReader:
                 memory.madvise(mmap.MADV_DONTNEED)  # most files are small: give it back till the next big one
 
     def _pack(self, blob_id: bytes, chunk: memoryview) -> None:
+        if not self._level:
+            self._packer.add_compressed(blob_id, chunk, chunk)
+            return
         worker = self._compressors.pop()
         try:
             packed = worker.compress(chunk)

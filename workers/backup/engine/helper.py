@@ -33,8 +33,8 @@ from workers.backup.engine.treecache import Key, Ref, TreeReader
 from workers.backup.spec import BackupSpec
 from workers.helpers import Channel, CoordinatorGone
 
-BATCH_FILES = 256
-BATCH_BYTES = 2 << 20
+BATCH_FILES = 128
+BATCH_BYTES = 1 << 20
 WAITING_BATCHES = 2
 ITEM_ENTRIES = 1000  # entries that a helper scans before it offers the rest to others
 ITEM_BYTES = 8 << 20  # bytes read, likewise

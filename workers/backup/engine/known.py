@@ -172,7 +172,7 @@ class Known:
         if not self._pending or not self.ready:
             return
         self._lock.ensure_held()
-        name = self._repo.save("index", encode_index((pack, _blobs(parts)) for pack, parts in self._pending))
+        name = self._repo.save("index", *encode_index((pack, _blobs(parts)) for pack, parts in self._pending))
         self.relied_on.add(name)
         self._own[name] = self._pending
         for _, parts in self._pending:

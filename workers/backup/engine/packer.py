@@ -10,9 +10,9 @@ import hashlib
 import threading
 from collections import deque
 
-from shared.repository.compression import compressor
+from shared.repository.compression import DEFAULT_LEVEL, compressor
 from shared.repository.crypto import Buffer, MasterKey, Sealer
-from shared.repository.pack import Blob, BlobType, PackBuilder, to_records
+from shared.repository.pack import BlobType, PackBuilder
 from shared.repository.repository import pack_key
 from shared.storage.api import ObjectStore
 
@@ -35,7 +35,7 @@ class Uploader:
         data = builder.close()  # here and not in the thread: the sealer is the packing thread's own
         self._slots.acquire()
         self._raise()
-        threading.Thread(target=self._run, args=(data, builder.type, builder.blobs), daemon=True).start()
+        threading.Thread(target=self._run, args=(data, builder.type, builder.records), daemon=True).start()
 
     def finished(self) -> list[StoredPack]:
         """The packs that have become durable since the last call."""
@@ -53,11 +53,11 @@ class Uploader:
             self._slots.release()
         self._raise()
 
-    def _run(self, data: memoryview, blob_type: BlobType, blobs: list[Blob]) -> None:
+    def _run(self, data: memoryview, blob_type: BlobType, records: bytes) -> None:
         try:
             pack_id = hashlib.sha256(data).digest()
             self._store.put(pack_key(pack_id), data, sha256=pack_id.hex())
-            self._done.append((pack_id, len(data), int(blob_type), to_records(blobs)))
+            self._done.append((pack_id, len(data), int(blob_type), records))
         except BaseException as error:  # noqa: BLE001 -- carried to the packing thread, which raises it
             self._failed.append(error)
         finally:
@@ -84,15 +84,16 @@ class Packer:
         self._uploader = uploader
         self._type = blob_type
         self._target = target
-        self._compress = compressor(level).compress
+        # Level 0 stores data as it is; trees are always compressed.
+        self._compress = compressor(level or DEFAULT_LEVEL).compress if level or blob_type is BlobType.TREE else None
         self._builder: PackBuilder | None = None
         self._lock = threading.Lock()
 
     def add(self, blob_id: bytes, content: Buffer) -> bool:
         """Compress and pack one blob. True where that filled a pack, so that earlier ones may be finished."""
-        return self.add_compressed(blob_id, content, self._compress(content))
+        return self.add_compressed(blob_id, content, self._compress(content) if self._compress else content)
 
-    def add_compressed(self, blob_id: bytes, content: Buffer, packed: bytes) -> bool:
+    def add_compressed(self, blob_id: bytes, content: Buffer, packed: Buffer) -> bool:
         """Pack one blob that is compressed already; where that made it no smaller, the content itself is stored."""
         with self._lock:
             builder = self._builder
