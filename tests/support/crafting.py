@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from shared.repository.compression import compressor
+from shared.repository.index import encode_index
 from shared.repository.pack import Blob, BlobType, PackBuilder, from_records
 from shared.repository.repository import pack_key
 from shared.repository.snapshot import Snapshot, encode_snapshot
