@@ -12,3 +12,4 @@ __all__ = ["minio_server", "valkey_server"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--kill-points=all`: the kill tests at every operation, reads too, in every way (some minutes)."""
     parser.addoption("--kill-points", choices=["some", "all"], default="some", help="how many moments to kill at")
+    parser.addoption("--kill-seed", type=int, default=None, help="the seed that a failed test of kills has printed")

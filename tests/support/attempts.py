@@ -60,9 +60,6 @@ class Bench:
 
     directory: str
     source: str
-    url: str = ""
-    access_key: str = ""
-    secret_key: str = ""
     repository: str = REPOSITORY
     site: str = field(init=False)
     cache: str = field(init=False)
