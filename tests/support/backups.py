@@ -168,6 +168,13 @@ class Shop:
             at = below
         raise AssertionError(path)
 
+    def tree_of(self, tree: str | bytes, path: str = "") -> bytes:
+        """The id of the tree of `path` (the source folder); those of its ancestors change with what else is there."""
+        above, name = os.path.split(path or self.source)
+        found = self.nodes(tree, above)[os.fsencode(name)].subtree
+        assert found is not None
+        return found
+
     def packs(self) -> dict[str, str]:
         """The paths of all packs by their names."""
         return {
