@@ -226,8 +226,13 @@ class _Run:
             known_whole = head is not None and set(head.index_ids) <= self._known.index.index_ids
             return known_whole and not self._absent and not self._lost and spec.kind == "incremental"
 
-        root = coordinator.run(make_ready, time.monotonic() + WAIT)
-        reader.close()
+        try:
+            root = coordinator.run(make_ready, time.monotonic() + WAIT)
+        except RecordLost:
+            coordinator.abandon()  # what helpers had claimed must not pass for stored in the next pass
+            raise
+        finally:
+            reader.close()
         if root is None:
             raise BackupError(
                 f"source {spec.source}: nothing of it could be read: {'; '.join(coordinator.counts.listed[:3])}",

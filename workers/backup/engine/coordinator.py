@@ -19,6 +19,7 @@ from shared.errors import HoldfastError, Interrupted
 from shared.repository.pack import BlobType
 from workers.backup.engine.assembly import Assembler, Directory, Place
 from workers.backup.engine.big import BIG_FILE
+from workers.backup.engine.helper import CHANGED, NEW, UNMODIFIED
 from workers.backup.engine.known import Known
 from workers.backup.engine.packer import Packer, Uploader
 from workers.backup.engine.scan import LEFT_EMPTY
@@ -164,6 +165,7 @@ class Coordinator:
             case "packed":
                 self.counts.bytes_added += self._known.stored(message[1])
             case "progress":
+                self.counts.bytes_processed += message[1]
                 self.counts.bytes_read += message[1]
             case "problem":
                 self.problem(message[1], message[2])
@@ -217,15 +219,17 @@ class Coordinator:
 
     def _nodes(self, nodes: list[Any]) -> None:
         counts = self.counts
-        for path, name, node, key, content, known, size in nodes:
+        for path, name, node, key, content, state, size in nodes:
             directory = self._directories[path]
             directory.pending -= 1
             if node:
                 directory.entries.append((name, node, key, content))
-                counts.files_changed += known
-                counts.files_new += not known
-                counts.bytes_processed += size
-                counts.bytes_read += size if size < BIG_FILE else 0  # a big one was counted as it was read
+                counts.files_new += state == NEW
+                counts.files_changed += state == CHANGED
+                counts.files_unmodified += state == UNMODIFIED
+                if size < BIG_FILE:  # a big one was counted as it was read
+                    counts.bytes_processed += size
+                    counts.bytes_read += size
             if not directory.pending:
                 self._finish(directory)
 
@@ -279,9 +283,14 @@ class Coordinator:
         self._settle_packs()
         self._known.flush()
 
-    def _stop(self) -> None:
+    def abandon(self) -> None:
+        """End the pass early: what is packed is stored and indexed, and nothing stays claimed."""
         self._known.drop_questions()
         self._flush("stop")
+        self._known.drop_claims()
+
+    def _stop(self) -> None:
+        self.abandon()
         raise Interrupted(
             "the backup was stopped", hint="What was uploaded is indexed; run it again and it goes on from there"
         )

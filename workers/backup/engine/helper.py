@@ -29,7 +29,7 @@ from workers.backup.engine.packer import Packer, Uploader
 from workers.backup.engine.parent import ParentReader
 from workers.backup.engine.scan import LEFT_EMPTY, Found, open_directory, scan_directory, stat_key
 from workers.backup.engine.selection import Filter
-from workers.backup.engine.treecache import Key, Ref, TreeReader
+from workers.backup.engine.treecache import Entry, Key, Ref, TreeReader
 from workers.backup.spec import BackupSpec
 from workers.helpers import Channel, CoordinatorGone
 
@@ -43,8 +43,9 @@ RETRIES = 3  # readings of a file that changes meanwhile
 
 # path, the names to look at (None: all), its tree in the parent, where its record lies, where its tree blob lies
 Item = tuple[bytes, list[bytes] | None, bytes, Ref, tuple[Any, ...]]
-# path, name, node, key, ids of its blobs, whether the parent had it, bytes read
-ReadNode = tuple[bytes, bytes, bytes, Key, bytes, bool, int]
+# path, name, node, key, ids of its blobs, against the parent (below), bytes read
+ReadNode = tuple[bytes, bytes, bytes, Key, bytes, int, int]
+NEW, CHANGED, UNMODIFIED = range(3)
 TORN: Key = (0, 0, 0, 0)  # of what changed while it was read: no later scan takes it as unchanged
 
 
@@ -63,7 +64,7 @@ class Helper:
         self._answers: dict[int, bytes] = {}
         self._asked = 0
         self._waiting: deque[tuple[int, list[tuple[bytes, memoryview | bytes]]]] = deque()
-        self._batch: list[tuple[bytes, bytes, os.stat_result, str, bool, bool, list[memoryview | bytes]]] = []
+        self._batch: list[tuple[bytes, bytes, os.stat_result, str, Entry | None, bool, list[memoryview | bytes]]] = []
         self._batch_bytes = 0
         self._read_bytes = 0
         self._devices: dict[int, int] = {}
@@ -214,8 +215,8 @@ class Helper:
                 # The coordinator can't look the record up (it came from the repository), or it is but a part.
                 found.same = False
                 found.entries = record.entries if record else []
-            for name, st, xattrs, known in found.to_read[:READ_FILES]:
-                self._read(path, name, st, xattrs, known)
+            for name, st, xattrs, old in found.to_read[:READ_FILES]:
+                self._read(path, name, st, xattrs, old)
         except OSError as error:
             self._problem(path, f"the directory can't be read: {error.strerror}")
             return None
@@ -232,7 +233,7 @@ class Helper:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def _read(self, path: bytes, name: bytes, st: os.stat_result, xattrs: str, known: bool) -> None:
+    def _read(self, path: bytes, name: bytes, st: os.stat_result, xattrs: str, old: Entry | None) -> None:
         """Read one file of the current directory: into the batch, or at once where it is big."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -241,7 +242,7 @@ class Helper:
             return
         try:
             if st.st_size >= BIG_FILE:
-                self._read_big(fd, path, name, st, xattrs, known)
+                self._read_big(fd, path, name, st, xattrs, old)
                 return
             torn = False
             for _ in range(RETRIES):
@@ -267,13 +268,13 @@ class Helper:
             chunks = cut_whole(self._key, data)
         elif size:
             chunks = [data]
-        self._batch.append((path, name, st, xattrs, known, torn, chunks))
+        self._batch.append((path, name, st, xattrs, old, torn, chunks))
         self._batch_bytes += size
         self._read_bytes += size
         if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_FILES:
             self._submit()
 
-    def _read_big(self, fd: int, path: bytes, name: bytes, st: os.stat_result, xattrs: str, known: bool) -> None:
+    def _read_big(self, fd: int, path: bytes, name: bytes, st: os.stat_result, xattrs: str, old: Entry | None) -> None:
         torn = False
         for _ in range(RETRIES):
             content, size = self._big.read(fd, self._grew)
@@ -284,7 +285,7 @@ class Helper:
             os.lseek(fd, 0, os.SEEK_SET)
         else:
             torn = self._torn(path, name)
-        self._send_nodes([self._node(path, name, st, xattrs, known, torn, content, size)])
+        self._send_nodes([self._node(path, name, st, xattrs, old, torn, content, size)])
         self._report()
 
     def _grew(self, more: int) -> None:
@@ -298,7 +299,7 @@ class Helper:
         name: bytes,
         st: os.stat_result,
         xattrs: str,
-        known: bool,
+        old: Entry | None,
         torn: bool,
         content: list[bytes],
         size: int,
@@ -306,7 +307,9 @@ class Helper:
         device = self._device_id(st.st_dev, os.path.join(path, name)) if st.st_nlink > 1 else 0
         head = node_head(name, st, size=size, device_id=device, xattrs=xattrs)
         key = TORN if torn else stat_key(st)
-        return (path, name, file_node(head, content), key, b"".join(content), known, size)
+        blobs = b"".join(content)
+        state = NEW if old is None else UNMODIFIED if old[2] == key and old[3] == blobs else CHANGED
+        return (path, name, file_node(head, content), key, blobs, state, size)
 
     def _send_nodes(self, nodes: list[ReadNode]) -> None:
         if self._held is None:
@@ -320,7 +323,7 @@ class Helper:
 
     def _lost(self, path: bytes, name: bytes, text: str) -> None:
         self._problem(os.path.join(path, name), text)
-        self._send_nodes([(path, name, b"", TORN, b"", False, 0)])
+        self._send_nodes([(path, name, b"", TORN, b"", NEW, 0)])
 
     # -- batches ----------------------------------------------------------------------------------
 
@@ -329,7 +332,7 @@ class Helper:
         sha256 = hashlib.sha256
         nodes = []
         blobs: list[tuple[bytes, memoryview | bytes]] = []
-        for path, name, st, xattrs, known, torn, chunks in self._batch:
+        for path, name, st, xattrs, old, torn, chunks in self._batch:
             content = []
             size = 0
             for chunk in chunks:
@@ -337,7 +340,7 @@ class Helper:
                 content.append(digest)
                 blobs.append((digest, chunk))
                 size += len(chunk)
-            nodes.append(self._node(path, name, st, xattrs, known, torn, content, size))
+            nodes.append(self._node(path, name, st, xattrs, old, torn, content, size))
         self._batch = []
         self._batch_bytes = 0
         self._send_nodes(nodes)

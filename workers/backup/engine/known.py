@@ -92,6 +92,13 @@ class Known:
         """Forget questions that wait: nobody wants the answers any more."""
         self._questions.clear()
 
+    def drop_claims(self) -> None:
+        """Nobody works on what was claimed any more; all that was stored is indexed."""
+        for claimed in self._claimed.values():
+            claimed.clear()
+        if self.ready:
+            self.index.refresh()
+
     def claim(self, blob_type: BlobType, ids: Sequence[bytes]) -> list[bool]:
         """Whether each blob is to be stored by the caller; it is then claimed for it."""
         claimed = self._claimed[blob_type]

@@ -31,7 +31,9 @@ class Found:
     same: bool = False  # only what lies below the subdirectories may differ from the record
     entries: list[Entry] = field(default_factory=list)  # ready nodes; empty where `same`
     subs: list[SubEntry] = field(default_factory=list)
-    to_read: list[tuple[bytes, os.stat_result, str, bool]] = field(default_factory=list)  # name, st, xattrs, known
+    to_read: list[tuple[bytes, os.stat_result, str, Entry | None]] = field(
+        default_factory=list
+    )  # name, st, xattrs, old
     content: bytes = b""  # blob ids of what was taken as unchanged
     unmodified: int = 0
     unmodified_bytes: int = 0
@@ -131,7 +133,7 @@ def scan_directory(
                     found.unmodified_bytes += st.st_size
                 continue
         if regular:
-            found.to_read.append((name, st, xattrs, entry is not None))
+            found.to_read.append((name, st, xattrs, entry))
             continue
         ready = _other(name, st, xattrs, device_id(st.st_dev, os.path.join(path, name)), complain)
         if ready is not None:
