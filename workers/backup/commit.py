@@ -104,6 +104,7 @@ def is_whole(repo: Repository, snapshot: Snapshot, index: IndexCache) -> bool:
 
     Costs a listing of all packs and a walk of all trees, and is asked only after a kill between two steps.
     """
+    index.refresh()  # the winner's own index files may be newer than what we have read
     absent = absent_packs(repo.store, index.packs())
     seen: set[bytes] = set()
     level = [snapshot.tree]

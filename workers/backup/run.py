@@ -270,6 +270,7 @@ class _Run:
         result.files_changed = counts.files_changed
         result.files_unmodified = counts.files_unmodified
         result.files_gone = counts.files_gone
+        result.dirs = counts.dirs
         result.bytes_processed = counts.bytes_processed
         result.bytes_read = counts.bytes_read
         result.bytes_added = counts.bytes_added

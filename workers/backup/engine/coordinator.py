@@ -40,6 +40,7 @@ class Counts:
     files_changed: int = 0
     files_unmodified: int = 0
     files_gone: int = 0
+    dirs: int = 0
     bytes_processed: int = 0
     bytes_read: int = 0
     bytes_added: int = 0
@@ -115,6 +116,7 @@ class Coordinator:
         self._check_reused(everything=True)
         self._store_trees()
         self._flush("flush")
+        self.counts.dirs = self._assembler.directories
         return None if self._root.failed else self._assembler.root
 
     def _start_finishing(self, *, trust: bool) -> None:
