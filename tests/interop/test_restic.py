@@ -152,7 +152,7 @@ def test_what_forget_and_prune_leave_is_gone_on_with(shop: Shop, version: str) -
 
 @VERSIONS
 def test_restic_appends_and_holdfast_goes_on(shop: Shop, version: str) -> None:
-    """A snapshot of restic's restores with Holdfast, which takes its own as the parent of the next; all of it checks."""
+    """A snapshot of restic's restores with Holdfast, which takes its own as the next one's parent; all checks."""
     before = ours(shop)
     snapshot = shop.restic_backup(version)["snapshot_id"]
     same_as_source(shop, shop.restore(snapshot=snapshot))
