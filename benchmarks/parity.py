@@ -37,6 +37,7 @@ def count(contender: Contender, command: Sequence[str], *, work: str) -> dict[st
         "strace",
         "-f",
         "-qq",
+        "-y",
         "--seccomp-bpf",
         "-s",
         "4096",
@@ -70,13 +71,11 @@ def _kinds(call: str, line: str) -> list[str]:
     elif call in OPENS:
         kinds.append("opens")
     elif call in NAMES and "ENOENT" not in line:
+        lock = "/locks/" in line or "/locks>" in line
         if call.startswith("unlink"):
-            kinds += ["locks removed"] if "locks/" in line or "/locks" in line else []
-        else:
-            if re.search(r"/(data|index|snapshots|locks|keys)/", line) or re.search(r'"[0-9a-f]{64}"', line):
-                kinds.append("files put")
-            if "/locks" in line or "locks/" in line:
-                kinds.append("locks put")
+            kinds += ["locks removed"] if lock else []
+        elif "/repositories/" in line:
+            kinds += ["files put", "locks put"] if lock else ["files put"]
     return kinds
 
 
