@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 from shared.errors import BackupError
@@ -10,7 +11,8 @@ from workers.backup.spec import Selection
 
 CACHE_TAG = b"CACHEDIR.TAG"
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
-Matcher = Callable[[str], bool]
+Matcher = Callable[[str, bool], bool]  # (path relative to the source's, whether it is a directory)
+_DIRECTORY_MARK = "ps_d"  # the group with which pathspec's expressions match a directory's slash
 
 
 class Filter:
@@ -21,7 +23,7 @@ class Filter:
         self.larger_than = selection.exclude_larger_than
         self._markers = [os.fsencode(name) for name in selection.exclude_if_present]
         self._caches = selection.exclude_caches
-        patterns = [*selection.excludes, *_read_patterns(selection.exclude_files)]
+        patterns = [*selection.excludes, *read_patterns(selection.exclude_files)]
         self._match = _compile(patterns) if patterns else None
         # Longest first: an entry is matched relative to the source path that it lies in.
         self._roots = sorted((os.fsencode(os.path.abspath(p)) for p in selection.paths), key=len, reverse=True)
@@ -38,7 +40,7 @@ class Filter:
         out = set()
         for name in names:
             path = prefix + os.fsdecode(name)
-            if self._match(path) or (is_dir(name) and self._match(f"{path}/")):
+            if self._match(path, is_dir(name)):
                 out.add(name)
         return out
 
@@ -61,7 +63,8 @@ def _is_cache_tag() -> bool:
         return False
 
 
-def _read_patterns(files: list[str]) -> list[str]:
+def read_patterns(files: list[str]) -> list[str]:
+    """The patterns that files list, a line each. Raises BackupError."""
     patterns: list[str] = []
     for path in files:
         try:
@@ -76,10 +79,27 @@ def _read_patterns(files: list[str]) -> list[str]:
 
 
 def _compile(patterns: list[str]) -> Matcher:
+    """The last pattern that an entry itself matches decides.
+
+    pathspec answers for files in any directory, and lets `*` win over `!*/`. A scan asks for one entry of a
+    directory that is kept already, as git does, so a match of an ancestor (told by pathspec's mark) is none.
+    """
     from pathspec import GitIgnoreSpec  # only where there are patterns: it takes a while to import
 
     try:
         spec = GitIgnoreSpec.from_lines(patterns)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise BackupError(f"an exclude pattern can't be understood: {error}") from error
-    return spec.match_file
+    rules = [(rule.regex, rule.include) for rule in reversed(spec.patterns) if rule.include is not None and rule.regex]
+
+    def matches(path: str, is_dir: bool) -> bool:
+        return next((include for regex, include in rules if _hits(regex, path, is_dir=is_dir)), False)
+
+    return matches
+
+
+def _hits(regex: re.Pattern[str], path: str, *, is_dir: bool) -> bool:
+    marked = _DIRECTORY_MARK in regex.groupindex
+    if any(not marked or found[_DIRECTORY_MARK] is None for found in regex.finditer(path)):
+        return True
+    return is_dir and marked and any(found.start(_DIRECTORY_MARK) == len(path) for found in regex.finditer(f"{path}/"))

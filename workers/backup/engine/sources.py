@@ -10,6 +10,7 @@ from shared.errors import BackupError
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
 from workers.backup.engine.helper import device_id_for
+from workers.backup.engine.selection import Filter, read_patterns
 from workers.backup.spec import Selection
 
 MARGIN = 2 * 10**9  # nanoseconds before the parent's start within which times are not trusted
@@ -27,7 +28,7 @@ class Resolved:
 
 
 def resolve(selection: Selection) -> Resolved:
-    """Make paths absolute and find their ancestors. Raises BackupError where none of them exists.
+    """Make paths absolute and find their ancestors. Raises BackupError where none of them exists, or for a bad pattern.
 
     A path that leads through a symbolic link is recorded under where it really lies; its last
     component is taken as it is.
@@ -49,7 +50,13 @@ def resolve(selection: Selection) -> Resolved:
             above, last = os.path.split(at)
             partial.setdefault(above, set()).add(last)
             at = above
-    absolute_selection = replace(selection, paths=[os.fsdecode(path) for path in paths])
+    absolute_selection = replace(
+        selection,
+        paths=[os.fsdecode(path) for path in paths],
+        excludes=[*selection.excludes, *read_patterns(selection.exclude_files)],
+        exclude_files=[],
+    )
+    Filter(absolute_selection)  # a pattern that can't be understood is told here, not by a helper that dies of it
     return Resolved(absolute_selection, paths, {path: sorted(names) for path, names in partial.items()})
 
 
