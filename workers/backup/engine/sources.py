@@ -6,7 +6,10 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 
+import orjson
+
 from shared.errors import BackupError
+from shared.repository.gojson import json_string
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
 from workers.backup.engine.helper import device_id_for
@@ -67,10 +70,12 @@ def _inside(path: bytes, other: bytes) -> bool:
 def find_parent(repo: Repository, source: str, paths: list[bytes]) -> Snapshot | None:
     """The newest snapshot of the source with these paths: what an incremental is compared with."""
     newest: Snapshot | None = None
+    # A snapshot's JSON has no bytes that are not UTF-8: what is compared is what is left of a path in it.
+    recorded = sorted(orjson.loads(json_string(path)).encode() for path in paths)
     for snapshot in repo.snapshots():
         if (
             snapshot.source == source
-            and sorted(snapshot.paths) == paths
+            and sorted(snapshot.paths) == recorded
             and (newest is None or (snapshot.time, snapshot.id) > (newest.time, newest.id))
         ):
             newest = snapshot
