@@ -30,6 +30,7 @@ ID = bytes(range(32))
 
 
 def listed(builder: PackBuilder) -> list[Blob]:
+    """What a builder holds, as a header lists it."""
     return list(from_records(builder.type, builder.records))
 
 
