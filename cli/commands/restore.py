@@ -104,8 +104,10 @@ def command(
         return _direct(app, source, options, in_place=in_place)
     from shared.ledger.model import RunKind
 
+    # What stood there is known only where the worker is on this machine: then the Redis is `holdfast up`'s own.
+    fresh = bool(target) and not os.path.lexists(options["target"]) and app.fleet.broker_url() is None
     run = runs.follow(app, runs.ring(app, RunKind.RESTORE, source, options), source)
-    _report(app, run.result, fresh=False)
+    _report(app, run.result, fresh=fresh)
     return runs.exit_code_of(run)
 
 

@@ -44,7 +44,7 @@ _TRANSIENT = frozenset(
 )
 
 _HINTS = {
-    "AccessDenied": "The key may not do this: grant it on the bucket, or name credentials that may",
+    "AccessDenied": "The key may not do this: grant it (docs/sites.md#rights), or name credentials that may",
     "InvalidAccessKeyId": "The server does not know this access key: correct the site's credentials",
     "SignatureDoesNotMatch": "The secret key is wrong: correct the site's credentials",
     "ExpiredToken": "The credentials have run out: use a credentials file or command that renews them",
