@@ -30,6 +30,7 @@ AHEAD = 2  # items that a helper has at once, so that it never waits for the nex
 TREE_BATCH = 128  # trees looked up together
 CHECK_BATCH = 1 << 16  # reused blobs looked up together
 TICK = 0.2  # seconds between looks at the clock
+_WORK = frozenset({"scanned", "nodes", "ask", "problem"})  # messages that mean nothing in a pass that is abandoned
 
 
 @dataclass(slots=True)
@@ -90,6 +91,7 @@ class Coordinator:
         self._unchecked: list[bytes] = []
         self._offered: list[tuple[bytes, bytes]] = []
         self._flushed = 0
+        self._abandoned = False
         self._next_tick = 0.0
         tree, ref = parent or (b"", (-1, 0, 0))
         self._root = Directory(b"/", None, tree, ref)
@@ -156,6 +158,8 @@ class Coordinator:
             self._on_tick(self.counts)
 
     def _handle(self, helper: int, message: Any) -> None:
+        if self._abandoned and message[0] in _WORK:
+            return  # it was under way; to take it up could lose another record, or claim what nobody will store
         match message[0]:
             case "scanned":
                 self._outstanding[helper] -= 1
@@ -287,6 +291,7 @@ class Coordinator:
 
     def abandon(self) -> None:
         """End the pass early: what is packed is stored and indexed, and nothing stays claimed."""
+        self._abandoned = True
         self._known.drop_questions()
         self._flush("stop")
         self._known.drop_claims()
