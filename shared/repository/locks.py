@@ -25,6 +25,7 @@ from shared.storage.api import MissingObject, ObjectStore
 WAIT = 0.2  # seconds between the two looks
 REFRESH = 300.0  # seconds after which the holder writes a fresh lock
 STALE = 1800.0  # seconds after which a lock that was not refreshed counts no more
+_STALE_MARGIN = 60.0  # seconds before that in which its holder trusts it no more: what it checks for takes a while
 
 Save = Callable[[str, bytes], str]
 Load = Callable[[str, str], bytes]
@@ -85,39 +86,53 @@ class RepositoryLock:
         self._check(())
         self._write()
 
+    @property
+    def settles_at(self) -> float:
+        """When `confirm` need wait no more, in monotonic seconds."""
+        return self._written + WAIT
+
     def confirm(self) -> None:
         """Wait for what is left of the 200 ms and look again; our lock is gone where this raises Locked."""
-        time.sleep(max(0.0, self._written + WAIT - time.monotonic()))
+        time.sleep(max(0.0, self.settles_at - time.monotonic()))
         try:
             self._check(self._ids)
         except Locked:
             self.release()
             raise
 
-    def maintain(self) -> None:
-        """Write a fresh lock where the last is 5 minutes old. Cheap to call often."""
+    def maintain(self, *, reader: bool = False) -> None:
+        """Write a fresh lock where the last is 5 minutes old. Cheap to call often.
+
+        Raises Locked where the last one counts no more: a fresh one would hide that packs may have been pruned
+        meanwhile. A `reader`, which verifies whatever it reads, takes it anew.
+        """
         if time.monotonic() - self._written >= REFRESH:
+            if not reader:
+                self.ensure_held()
             old = self._id
             self._write()
             self._store.delete(f"locks/{old}")
             self._ids.discard(old)
 
-    def held(self) -> bool:
-        """Whether our lock object still exists: somebody may have taken it for stale, or removed it."""
-        try:
-            self._store.stat(f"locks/{self._id}")
-        except MissingObject:
-            return False
-        return True
-
     def ensure_held(self) -> None:
-        """Raise Locked where our lock object is gone: what it protected may have been pruned meanwhile."""
-        if not self.held():
-            raise Locked(
-                f"our own lock {self._id[:8]} was removed from {self._store.url}",
-                hint="Somebody unlocked the repository, or this process was stopped for over 30 minutes; "
-                "the next attempt takes up what was uploaded",
-            )
+        """Raise Locked where our lock counts no more: what it protected may have been pruned meanwhile.
+
+        Its object is gone, or it is so old (this process was stopped, its machine slept) that others pass over it.
+        """
+        try:
+            modified = self._store.stat(f"locks/{self._id}").modified
+        except MissingObject:
+            what = "was removed from"
+        else:
+            age = self._store.clock() - modified
+            if age <= STALE - _STALE_MARGIN:
+                return
+            what = f"counts no more ({age:.0f} s without a refresh) at"
+        raise Locked(
+            f"our own lock {self._id[:8]} {what} {self._store.url}",
+            hint="Somebody unlocked the repository, or this process was stopped for almost 30 minutes; "
+            "the next attempt takes up what was uploaded",
+        )
 
     def release(self) -> None:
         """Remove our lock. Not an error where it is gone."""

@@ -307,7 +307,7 @@ class _Verify:
 
     def _tick(self) -> None:
         if self._lock is not None:
-            self._lock.maintain()
+            self._lock.maintain(reader=True)
         self._on_event(
             {
                 "event": "progress",

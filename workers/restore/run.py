@@ -297,7 +297,7 @@ class _Restore:
 
     def _tick(self) -> None:
         if self._lock is not None:
-            self._lock.maintain()
+            self._lock.maintain(reader=True)
         totals = self._plan.totals
         self._on_event(
             {
