@@ -22,7 +22,6 @@ from shared.repository.absent import absent_packs, marked_packs
 from shared.repository.errors import RepositoryMissing
 from shared.repository.gojson import time_string
 from shared.repository.indexcache import IndexCache
-from shared.repository.locks import WAIT
 from shared.repository.pack import BlobType
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
@@ -227,7 +226,7 @@ class _Run:
             return known_whole and not self._absent and not self._lost and spec.kind == "incremental"
 
         try:
-            root = coordinator.run(make_ready, time.monotonic() + WAIT)
+            root = coordinator.run(make_ready, self._lock.settles_at)
         except RecordLost:
             coordinator.abandon()  # what helpers had claimed must not pass for stored in the next pass
             raise
