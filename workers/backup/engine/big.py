@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import zstandard
 
+from shared.errors import BackupError
 from shared.repository.chunker import MAX_SIZE, FastCdcChunker, seed_for
 from shared.repository.compression import compressor
 from shared.repository.crypto import MasterKey
@@ -59,11 +60,7 @@ class BigFileReader:
 
     def read(self, fd: int, grew: Callable[[int], None]) -> tuple[list[bytes], int]:
         """The blob ids and size in bytes of what the file holds from its current offset; new blobs are packed."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads)
-            self._compressors = [compressor(self._level) for _ in range(self._threads)] if self._level else []
-            self._maps = [mmap.mmap(-1, MAX_SIZE + WINDOW) for _ in range(2)]
-            self._buffers = [memoryview(m) for m in self._maps]
+        pool = self._pool or self._prepare()
         chunker = _chunker(self._key)
         content: list[bytes] = []
         total = 0
@@ -81,13 +78,13 @@ class BigFileReader:
                     chunks.append(whole[at : at + length])
                     at += length
                 rest = whole[at:]
-                ids = list(self._pool.map(_digest, chunks))
+                ids = list(pool.map(_digest, chunks))
                 content += ids
                 total += at
                 _settle(running)
                 flags = self._ask(ids) if ids else b""
                 running = [
-                    self._pool.submit(self._pack, blob_id, chunk)
+                    pool.submit(self._pack, blob_id, chunk)
                     for blob_id, chunk, new in zip(ids, chunks, flags, strict=True)
                     if new
                 ]
@@ -98,6 +95,18 @@ class BigFileReader:
             _settle(running)
             for memory in self._maps:
                 memory.madvise(mmap.MADV_DONTNEED)  # most files are small: give it back till the next big one
+
+    def _prepare(self) -> ThreadPoolExecutor:
+        try:
+            self._maps = [mmap.mmap(-1, MAX_SIZE + WINDOW) for _ in range(2)]
+        except OSError as error:  # not the file's, as whoever asked would take it
+            raise BackupError(
+                f"there is no memory to read big files ({error.strerror})", hint="Give this process more memory"
+            ) from error
+        self._buffers = [memoryview(m) for m in self._maps]
+        self._compressors = [compressor(self._level) for _ in range(self._threads)] if self._level else []
+        self._pool = ThreadPoolExecutor(self._threads)
+        return self._pool
 
     def _pack(self, blob_id: bytes, chunk: memoryview) -> None:
         if not self._level:

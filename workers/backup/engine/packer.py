@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections import deque
 
+from shared.errors import BackupError
 from shared.repository.compression import DEFAULT_LEVEL, compressor
 from shared.repository.crypto import Buffer, MasterKey, Sealer
 from shared.repository.pack import BlobType, PackBuilder
@@ -94,7 +95,20 @@ class Packer:
         return self.add_compressed(blob_id, content, self._compress(content) if self._compress else content)
 
     def add_compressed(self, blob_id: bytes, content: Buffer, packed: Buffer) -> bool:
-        """Pack one blob that is compressed already; where that made it no smaller, the content itself is stored."""
+        """Pack one blob that is compressed already; where that made it no smaller, the content itself is stored.
+
+        Raises BackupError where there is no memory for it, and never OSError, which whoever reads a file takes
+        for that file's: the blob is claimed, so a run that went on would leave it out.
+        """
+        try:
+            return self._add(blob_id, content, packed)
+        except OSError as error:
+            raise BackupError(
+                f"a pack of {self._target} bytes can't be filled ({error.strerror or error})",
+                hint="Give this process more memory, or use smaller packs; what was uploaded is kept",
+            ) from error
+
+    def _add(self, blob_id: bytes, content: Buffer, packed: Buffer) -> bool:
         with self._lock:
             builder = self._builder
             if builder is None:
