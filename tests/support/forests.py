@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import stat
 import struct
 import tempfile
@@ -203,7 +202,7 @@ class Planter:
             case "fifo":
                 os.mkfifo(path)
             case "socket":
-                _bind(path)
+                os.mknod(path, stat.S_IFSOCK | 0o600)  # a socket's address could not be as long
             case kind:
                 os.mknod(path, (stat.S_IFCHR if kind == "chardev" else stat.S_IFBLK) | 0o600, plant.device)
 
@@ -224,15 +223,3 @@ def _write(fd: int, data: bytes) -> None:
         block = data[at : at + (1 << 16)]
         if block.count(0) != len(block):
             os.pwrite(fd, block, at)
-
-
-def _bind(path: bytes) -> None:
-    # A socket's address is at most 107 bytes long, so it is made by way of its directory's descriptor.
-    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    name = os.path.basename(path)
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(f"/proc/self/fd/{fd}/s".encode())
-        os.rename(f"/proc/self/fd/{fd}/s".encode(), path) if name != b"s" else None
-    finally:
-        os.close(fd)
