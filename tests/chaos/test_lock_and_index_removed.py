@@ -173,3 +173,22 @@ def test_an_exclusive_lock_keeps_a_backup_out(bench: Bench, zygote: Zygote) -> N
     assert bench.names("") == there
     lock.release()
     assert zygote.run("backup", bench.spec(RUN), set_=QUICK).error == ""
+
+
+def test_a_winner_whose_lock_was_removed_puts_no_snapshot(bench: Bench, zygote: Zygote) -> None:
+    """Unlocked and pruned while it commits, so nothing of it is left: its snapshot would lack all it refers to."""
+
+    def act() -> None:
+        _unlock(bench)
+        bench.restic("prune")
+        assert (bench.names("data"), bench.names("index")) == (set(), set())
+
+    ended = _meanwhile(zygote, bench, act, prefix="put_if_absent holdfast/commits/")
+    assert ended.exit_code == Locked.exit_code
+    assert bench.names("snapshots") == set()
+    bench.check()
+    ended = zygote.run("backup", bench.spec(RUN), set_=QUICK)
+    assert ended.error == ""
+    assert bench.names("snapshots") == {ended.result["snapshot"]}
+    bench.check()
+    assert digest(bench.restore(ended.result["snapshot"])) == digest(bench.source)

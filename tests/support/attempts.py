@@ -35,7 +35,6 @@ HELPERS = 2
 # A source is backed up in the very second in which a test wrote it: its times are trusted all the same.
 QUICK = {
     "shared.repository.locks:WAIT": 0.02,
-    "workers.backup.run:WAIT": 0.02,
     "workers.backup.engine.sources:MARGIN": -(10**15),
 }
 

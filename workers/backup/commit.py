@@ -3,7 +3,7 @@
     1  every pack is stored, every index file is put                        (the engine's pass)
     2  our lock still exists; the index files that the pass relied on still do
     3  put-if-absent of holdfast/commits/<run>, the sealed snapshot itself
-    4  those very bytes under snapshots/<their SHA-256>
+    4  our lock is looked at once more; those very bytes under snapshots/<their SHA-256>
 
 Killed between 3 and 4, the next attempt finds the commit. Its snapshot is there: done. Its tombstone is
 there: the run is superseded. Else it walks the winner's trees: where all is indexed and not absent it
@@ -20,6 +20,7 @@ from shared.errors import BackupError
 from shared.repository.absent import absent_packs
 from shared.repository.errors import Damaged
 from shared.repository.indexcache import IndexCache, Location
+from shared.repository.locks import RepositoryLock
 from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot, decode_snapshot
@@ -72,31 +73,31 @@ def find_commit(repo: Repository, run: str) -> Commit:
     return commit
 
 
-def put_snapshot(repo: Repository, run: str, json: bytes, index: IndexCache) -> Commit:
-    """Steps 3 and 4 for our own snapshot, or the end of whoever won. Our lock is held by the caller.
+def put_snapshot(repo: Repository, run: str, json: bytes, index: IndexCache, lock: RepositoryLock) -> Commit:
+    """Steps 3 and 4 for our own snapshot, or the end of whoever won.
 
     Returns the commit that stands, in state DONE or FORGOTTEN. Raises BackupError where others keep winning
-    with commits that are not whole, StorageError.
+    with commits that are not whole, Locked where our lock is gone, StorageError.
     """
     sealed = repo.seal_small(json)
     for _ in range(5):
         if repo.store.put_if_absent(COMMITS + run, sealed):
-            return _publish(repo, sealed)
+            return _publish(repo, sealed, lock)
         found = find_commit(repo, run)
         if found.state in (State.DONE, State.FORGOTTEN):
             return found
         if found.state is State.NONE:
             continue  # deleted in between: try again
         if found.snapshot is not None and is_whole(repo, found.snapshot, index):
-            return _publish(repo, found.sealed)
+            return _publish(repo, found.sealed, lock)
         if repo.store.compare_and_swap(COMMITS + run, sealed, version=found.version):
-            return _publish(repo, sealed)
+            return _publish(repo, sealed, lock)
     raise BackupError(f"run {run} could not be committed: others keep committing it", hint="Run it again")
 
 
-def finish_open(repo: Repository, commit: Commit) -> Commit:
-    """Step 4 for a commit that was found whole."""
-    return _publish(repo, commit.sealed)
+def finish_open(repo: Repository, commit: Commit, lock: RepositoryLock) -> Commit:
+    """Step 4 for a commit that was found whole. Raises Locked, StorageError."""
+    return _publish(repo, commit.sealed, lock)
 
 
 def is_whole(repo: Repository, snapshot: Snapshot, index: IndexCache) -> bool:
@@ -134,7 +135,9 @@ def _load_tree(repo: Repository, tree: bytes, location: Location) -> bytes:
     return repo.load_blob(location.pack, blob)
 
 
-def _publish(repo: Repository, sealed: bytes) -> Commit:
+def _publish(repo: Repository, sealed: bytes, lock: RepositoryLock) -> Commit:
+    # A winner that slept since its commit may have been unlocked, pruned and superseded.
+    lock.ensure_held()
     commit = Commit(State.DONE, sealed)
     repo.store.put(SNAPSHOTS + commit.id, sealed, sha256=commit.id)
     commit.snapshot = decode_snapshot(repo.open_small(sealed), commit.id)

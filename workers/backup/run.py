@@ -115,7 +115,7 @@ class _Run:
                 # Killed between commit and snapshot: where the winner is whole there is nothing to read.
                 self._make_known(compare=True)
                 if commits.is_whole(repo, found.snapshot, self._known.index):
-                    done = commits.finish_open(repo, found)
+                    done = commits.finish_open(repo, found, self._lock)
                     self._journal.remove()
                     return existing_result(spec, done, time.monotonic() - self._started)
             return self._back_up()
@@ -252,7 +252,7 @@ class _Run:
         snapshot, json = describe(
             spec, self._resolved, counts, root[0], parent, began=self._began, now=int(repo.store.clock() * 1e9)
         )
-        stands = commits.put_snapshot(repo, spec.run, json, self._known.index)
+        stands = commits.put_snapshot(repo, spec.run, json, self._known.index, self._lock)
         result = existing_result(spec, stands, time.monotonic() - self._started)
         result.existed = stands.snapshot is None or stands.snapshot.tree != snapshot.tree
         self._journal.remove()
