@@ -22,6 +22,7 @@ ENTRY_PLAIN = struct.Struct("<BI32s")
 ENTRY_COMPRESSED = struct.Struct("<BII32s")
 LENGTH_FIELD = struct.Struct("<I")
 _RECORD = struct.Struct("<32sIII")  # a blob of a known type where many are kept: id, offset, length, uncompressed
+RECORD_SIZE = _RECORD.size
 HEADER_MAX = 16 << 20  # bytes of sealed header
 TARGET_SIZE = 16 << 20  # bytes; a pack is closed once it has as many
 TARGET_MIN, TARGET_MAX = 4 << 20, 128 << 20
@@ -69,6 +70,16 @@ def from_records(blob_type: BlobType, records: Buffer) -> Iterator[Blob]:
     """What `to_records` took."""
     for blob_id, offset, length, uncompressed in _RECORD.iter_unpack(records):
         yield Blob(blob_id, blob_type, offset, length, uncompressed)
+
+
+def ids_of_records(records: Buffer) -> Iterator[bytes]:
+    """The ids alone."""
+    return (blob_id for blob_id, _, _, _ in _RECORD.iter_unpack(records))
+
+
+def content_of_records(records: Buffer) -> int:
+    """The bytes of content that the blobs hold together."""
+    return sum(uncompressed or length - OVERHEAD for _, _, length, uncompressed in _RECORD.iter_unpack(records))
 
 
 class PackBuilder:

@@ -61,6 +61,8 @@ class BigFileReader:
     def read(self, fd: int, grew: Callable[[int], None]) -> tuple[list[bytes], int]:
         """The blob ids and size in bytes of what the file holds from its current offset; new blobs are packed."""
         pool = self._pool or self._prepare()
+        # Made for each file: a context for chunks this large holds megabytes, and most files are small.
+        self._compressors = [compressor(self._level) for _ in range(self._threads)] if self._level else []
         chunker = _chunker(self._key)
         content: list[bytes] = []
         total = 0
@@ -93,6 +95,7 @@ class BigFileReader:
                     return content, total
         finally:
             _settle(running)
+            self._compressors = []
             for memory in self._maps:
                 memory.madvise(mmap.MADV_DONTNEED)  # most files are small: give it back till the next big one
 
@@ -104,7 +107,6 @@ class BigFileReader:
                 f"there is no memory to read big files ({error.strerror})", hint="Give this process more memory"
             ) from error
         self._buffers = [memoryview(m) for m in self._maps]
-        self._compressors = [compressor(self._level) for _ in range(self._threads)] if self._level else []
         self._pool = ThreadPoolExecutor(self._threads)
         return self._pool
 

@@ -35,7 +35,7 @@ from workers.helpers import Channel, CoordinatorGone
 
 BATCH_FILES = 128
 BATCH_BYTES = 1 << 20
-WAITING_BATCHES = 2
+WAITING_BATCHES = 4
 ITEM_ENTRIES = 1000  # entries that a helper scans before it offers the rest to others
 ITEM_BYTES = 8 << 20  # bytes read, likewise
 READ_FILES = 512  # files of one directory that a helper reads before it offers the rest to others

@@ -15,7 +15,15 @@ from typing import Any
 from shared.repository.index import FLUSH_BLOBS, encode_index
 from shared.repository.indexcache import IndexCache
 from shared.repository.locks import RepositoryLock
-from shared.repository.pack import Blob, BlobType, from_records, plaintext_length, to_records
+from shared.repository.pack import (
+    RECORD_SIZE,
+    Blob,
+    BlobType,
+    content_of_records,
+    from_records,
+    ids_of_records,
+    to_records,
+)
 from shared.repository.repository import Repository
 from workers.backup.engine.packer import StoredPack
 
@@ -152,9 +160,8 @@ class Known:
         self.packs_stored += 1
         self.bytes_stored += size
         self._on_packed(pack.hex())
-        lengths = [plaintext_length(blob) for blob in from_records(BlobType(kind), records)]
-        self._queue(pack, size, [(BlobType(kind), records)], len(lengths))
-        return sum(lengths)
+        self._queue(pack, size, [(BlobType(kind), records)], len(records) // RECORD_SIZE)
+        return content_of_records(records)
 
     def _queue(self, pack: bytes, size: int, parts: list[tuple[BlobType, bytes]], blobs: int) -> None:
         if not self._pending:
@@ -183,8 +190,8 @@ class Known:
         self.relied_on.add(name)
         self._own[name] = self._pending
         for _, parts in self._pending:
-            for blob in _blobs(parts):
-                self._claimed[blob.type].discard(blob.id)
+            for kind, records in parts:
+                self._claimed[kind].difference_update(ids_of_records(records))
         self._pending = []
         self._pending_blobs = self._pending_bytes = 0
 
