@@ -28,7 +28,7 @@ def preload(site: SiteSpec) -> None:
     importlib.import_module("shared.repository.indexcache")
 
 
-def open_site(site: SiteSpec, *, connections: int = 0, create: bool = False) -> ObjectStore:
+def open_site(site: SiteSpec, *, connections: int = 0) -> ObjectStore:
     """The site's store. Raises StorageError."""
     from shared.storage.credentials import (
         CredentialsProvider,
@@ -50,13 +50,12 @@ def open_site(site: SiteSpec, *, connections: int = 0, create: bool = False) -> 
         ca_file=site.ca_file or None,
         connections=connections or site.connections,
         name=site.id,
-        create=create,
     )
 
 
-def repository_store(site: SiteSpec, repository: str, *, connections: int = 0, create: bool = False) -> ObjectStore:
+def repository_store(site: SiteSpec, repository: str, *, connections: int = 0) -> ObjectStore:
     """The store as seen from below the repository; an empty id is a repository at the site's own top."""
-    store = open_site(site, connections=connections, create=create)
+    store = open_site(site, connections=connections)
     return store.below(f"repos/{repository}") if repository else store
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import BackupError
+from shared.errors import BackupError, StorageError
 from tests.support.backups import SECOND, Shop, write
 from tests.support.compare import compare_trees
 from workers.backup.engine import sources
@@ -183,3 +183,22 @@ def test_many_small_directories(shop: Shop) -> None:
     first, second = shop.backup(), shop.backup(kind="full")
     assert (first.files_new, shop.tree_of(first.tree)) == (1000, shop.tree_of(second.tree))
     shop.check()
+
+
+def test_a_site_whose_directory_is_gone_is_not_made_anew(shop: Shop) -> None:
+    """An unmounted disk must not become a new repository on the disk below its mount point."""
+    write(f"{shop.source}/f", b"x")
+    shutil.rmtree(shop.site)
+    with pytest.raises(StorageError, match="no such directory"):
+        shop.backup()
+    assert not os.path.lexists(shop.site)
+
+
+def test_a_full_by_hand_is_remembered_by_its_start(shop: Shop) -> None:
+    """It serves no slot, and yet what comes later says when the last full was."""
+    write(f"{shop.source}/f", b"x")
+    shop.backup(kind="full")
+    later = shop.backup()
+    by_id = {snapshot.id: snapshot for snapshot in shop.open().snapshots()}
+    full = by_id[by_id[later.snapshot].parent]
+    assert by_id[later.snapshot].tag("lastfull") == full.tag("lastfull") == full.tag("began")

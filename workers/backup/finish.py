@@ -25,7 +25,9 @@ def describe(
     now: int,
 ) -> tuple[Snapshot, bytes]:
     """The snapshot of a pass, and its JSON. `began` by this host's clock, `now` by the store's, in nanoseconds."""
-    last_full = spec.slot if spec.kind == "full" else (parent.tag("lastfull") if parent else "")
+    # A full by hand has no slot: its start is what later snapshots are to carry on.
+    full_slot = spec.slot or time_string(began)
+    last_full = full_slot if spec.kind == "full" else (parent.tag("lastfull") if parent else "")
     files = counts.files_new + counts.files_changed + counts.files_unmodified
     snapshot = Snapshot(
         time=now,

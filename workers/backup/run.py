@@ -124,7 +124,7 @@ class _Run:
 
     def _open(self) -> Repository:
         spec = self._spec
-        store = repository_store(spec.site, spec.repository, create=bool(spec.fleet_secret))
+        store = repository_store(spec.site, spec.repository)
         try:
             return Repository.open(store, *spec.passwords)
         except RepositoryMissing:

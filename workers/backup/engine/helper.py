@@ -246,7 +246,11 @@ class Helper:
                 return
             torn = False
             for _ in range(RETRIES):
-                data = _read_all(fd, st.st_size)
+                read = _read_all(fd, st.st_size)
+                if read is None:  # it has become a big one
+                    self._read_big(fd, path, name, st, xattrs, old)
+                    return
+                data = read
                 after = os.fstat(fd)
                 if stat_key(after) == stat_key(st):
                     break
@@ -277,12 +281,15 @@ class Helper:
     def _read_big(self, fd: int, path: bytes, name: bytes, st: os.stat_result, xattrs: str, old: Entry | None) -> None:
         torn = False
         for _ in range(RETRIES):
+            os.lseek(fd, 0, os.SEEK_SET)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # a device, say, would never end
+                self._lost(path, name, "is no regular file any more")
+                return
             content, size = self._big.read(fd, self._grew)
             after = os.fstat(fd)
             if stat_key(after) == stat_key(st):
                 break
             st = after
-            os.lseek(fd, 0, os.SEEK_SET)
         else:
             torn = self._torn(path, name)
         self._send_nodes([self._node(path, name, st, xattrs, old, torn, content, size)])
@@ -394,12 +401,19 @@ def device_id_for(path: bytes) -> int:
     return int.from_bytes(hashlib.sha256(path).digest()[:8], "big") & (2**63 - 1)
 
 
-def _read_all(fd: int, size: int) -> bytes:
+def _read_all(fd: int, size: int) -> bytes | None:
+    """All that the file holds, which had `size` bytes; None where that would be more than memory is for."""
+    if size >= BIG_FILE:
+        return None
     data = os.read(fd, size + 1)
     if len(data) == size:
         return data
     parts = [data]
+    total = len(data)
     while data:  # it grew, or the read was short
+        if total >= BIG_FILE:
+            return None
         data = os.read(fd, 1 << 20)
         parts.append(data)
+        total += len(data)
     return b"".join(parts)

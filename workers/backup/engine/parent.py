@@ -9,7 +9,7 @@ from shared.repository.errors import Damaged
 from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import open_blob, pack_key
 from shared.repository.tree import Node, decode_tree, encode_node
-from shared.storage.api import MissingObject, ObjectStore
+from shared.storage.api import MissingObject, ObjectStore, Permanent
 from workers.backup.engine.nodes import DIR_TAIL
 from workers.backup.engine.treecache import NO_REF, Entry, Record, Ref, SubEntry, TreeReader
 
@@ -32,7 +32,7 @@ class ParentReader:
         try:
             stored = self._store.get_range(pack_key(pack), offset, length)
             return record_of(tree, decode_tree(open_blob(self._sealer, blob, stored)))
-        except (Damaged, MissingObject):
+        except (Damaged, MissingObject, Permanent):  # Permanent: a pack that ends too early, a disk's EIO
             return None  # verification's business; here it only means that everything is read
 
 

@@ -57,7 +57,9 @@ class Filter:
 
 def _is_cache_tag() -> bool:
     try:
-        with open(CACHE_TAG, "rb") as file:
+        # Not waiting: a fifo of that name would hold up the backup for ever.
+        fd = os.open(CACHE_TAG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as file:
             return file.read(len(CACHE_SIGNATURE)) == CACHE_SIGNATURE
     except OSError:
         return False

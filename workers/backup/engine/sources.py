@@ -39,6 +39,7 @@ def resolve(selection: Selection) -> Resolved:
     real: list[bytes] = []
     for path in selection.paths:
         absolute: bytes = os.path.abspath(os.fsencode(path))
+        absolute = b"/" + absolute.lstrip(b"/")  # POSIX lets two leading slashes stand
         parent, name = os.path.split(absolute)
         real.append(os.path.join(os.path.realpath(parent), name) if name else absolute)
     unique = sorted(set(real))
