@@ -13,6 +13,7 @@ from tests.support.backups import Shop, write
 from tests.support.compare import compare_trees
 from workers.backup.engine import helper
 from workers.backup.engine.big import BIG_FILE
+from workers.backup.engine.helper import first_met
 from workers.backup.engine.sources import resolve
 from workers.backup.spec import Selection
 
@@ -86,3 +87,10 @@ def test_a_parents_tree_that_is_cut_off_costs_reading_and_no_more(shop: Shop) ->
     shutil.rmtree(shop.cache)
     done = shop.backup()
     assert (done.files_new, done.bytes_read) == (1, 1000)
+
+
+def test_helpers_name_a_file_system_alike() -> None:
+    """By where it is first met, not by what each met first: or the links of a file would be two files."""
+    device = os.stat("/proc").st_dev
+    met = {first_met(path, device) for path in (b"/proc/self/stat", b"/proc/sys/kernel/ostype", b"/proc")}
+    assert met == {b"/proc"}

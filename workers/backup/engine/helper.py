@@ -228,7 +228,7 @@ class Helper:
     def _device_id(self, device: int, path: bytes) -> int:
         known = self._devices.get(device)
         if known is None:
-            known = self._devices[device] = device_id_for(path)
+            known = self._devices[device] = device_id_for(first_met(path, device))
         return known
 
     # -- reading ----------------------------------------------------------------------------------
@@ -394,6 +394,17 @@ class Helper:
 
     def _problem(self, path: bytes, text: str) -> None:
         self.channel.send(("problem", path, text))
+
+
+def first_met(path: bytes, device: int) -> bytes:
+    """The highest of `path` and its ancestors that lie on its file system: what every helper finds alike."""
+    above = os.path.dirname(path)
+    try:
+        while above != path and os.lstat(above).st_dev == device:
+            path, above = above, os.path.dirname(above)
+    except OSError:  # it moved, or is beyond PATH_MAX: links found by two helpers are then two files
+        return path
+    return path
 
 
 def device_id_for(path: bytes) -> int:
