@@ -96,6 +96,8 @@ class Holdfast:
         site: dict[str, object] = {"url": place.url(repository)}
         if place.env:
             site["credentials"] = {"env": "AWS"}
+        else:
+            os.makedirs(place.url(repository), exist_ok=True)  # a backup makes no site
         self._cache = os.path.join(work, "holdfast-cache")
         first = os.path.join(work, "first")
         os.makedirs(first, exist_ok=True)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 
 from shared.errors import ConfigError
-from shared.repository.indexcache import IndexCache
+from shared.repository.indexcache import IndexCache, Location
 from shared.repository.indexcache.assembly import Load
+from shared.repository.pack import BlobType
 from shared.repository.repository import Repository
 from shared.storage.api import ObjectStore
 from shared.storage.open import open_store, parse_url
@@ -64,6 +66,26 @@ def open_repository(site: SiteSpec, repository: str, passwords: list[str]) -> Re
     if not passwords:
         raise ConfigError(f"no password was given for repository {repository or site.url}")
     return Repository.open(repository_store(site, repository), *passwords)
+
+
+class WholeFirst:
+    """Lookups for reading: a copy in a pack that is there before one in a pack that counts as absent.
+
+    A full backup stores blobs of lost packs again and the old entries stay till a prune, so both are listed.
+    Where only the absent one is, it is given, so that whoever reads it can name the pack that is damaged.
+    """
+
+    def __init__(self, index: IndexCache, absent: frozenset[bytes]) -> None:
+        self._index = index
+        self._absent = absent
+
+    def lookup(self, blob_type: BlobType, ids: Sequence[bytes]) -> list[Location | None]:
+        """As IndexCache.lookup."""
+        found = self._index.lookup(blob_type, ids, self._absent)
+        if self._absent and None in found:
+            rest = self._index.lookup(blob_type, ids)
+            found = [whole or other for whole, other in zip(found, rest, strict=True)]
+        return found
 
 
 def open_index(

@@ -19,6 +19,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from shared.errors import HoldfastError
 
 _LENGTH = struct.Struct("<I")
 _READ_SIZE = 1 << 18  # bytes asked for at once
+_PATIENCE, _LAST_PATIENCE = 10.0, 2.0  # seconds for a helper to end by itself, and once it is killed
 _SOCKET_BUFFER = 1 << 20  # bytes
 
 
@@ -216,12 +218,28 @@ class HelperPool:
         self._selector.modify(self._socks[number], events, number)
 
     def close(self) -> None:
-        """End the helpers by closing their sockets, and wait for them."""
+        """End the helpers by closing their sockets, and wait for them; one that does not end in time is killed.
+
+        One that hangs in the kernel (a dead network mount) can't even be killed: it is left to init.
+        """
         for sock in self._socks:
             self._selector.unregister(sock)
             sock.close()
         self._socks.clear()
         self._selector.close()
-        for pid in self.pids:
-            os.waitpid(pid, 0)
+        left = _reap(self.pids, _PATIENCE)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        _reap(left, _LAST_PATIENCE)
         gc.unfreeze()
+
+
+def _reap(pids: list[int], patience: float) -> list[int]:
+    """Wait up to `patience` seconds for these children; those that have not ended."""
+    end = time.monotonic() + patience
+    left = list(pids)
+    while True:
+        left = [pid for pid in left if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        if not left or time.monotonic() >= end:
+            return left
+        time.sleep(0.002)

@@ -67,6 +67,8 @@ def _direct(app: App, kind: RunKind, source: str) -> int:
 
 def _report(app: App, result: Mapping[str, Any]) -> None:
     if not app.json:
+        for warning in result.get("warnings", []):
+            app.warn(f"{warning}; see `holdfast verify`")
         problems = result.get("problems", [])
         for problem in problems[:_PROBLEMS_SHOWN]:
             app.warn(str(problem))

@@ -11,7 +11,7 @@ SHA-256 of its content and is compared too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import orjson
 
@@ -144,14 +144,20 @@ class Repository:
             raise Damaged(f"its bytes hash to {got[:16]}, not to its name")
         return unpack_small(self._sealer.unseal(stored))
 
-    def snapshots(self) -> Iterator[Snapshot]:
-        """Every snapshot, in no set order. Raises Damaged at one that can't be read."""
+    def snapshots(self, damaged: Callable[[Damaged], None] | None = None) -> Iterator[Snapshot]:
+        """Every snapshot, in no set order. One that can't be read goes to `damaged`, else it raises Damaged."""
         for info in self.store.list("snapshots/"):
             name = info.key.rpartition("/")[2]
             try:
-                yield decode_snapshot(self.load("snapshots", name), name)
+                snapshot = decode_snapshot(self.load("snapshots", name), name)
             except MissingObject:
                 continue  # forgotten between the listing and the reading
+            except Damaged as error:
+                if damaged is None:
+                    raise
+                damaged(error)
+                continue
+            yield snapshot
 
     def load_index(self, name: str) -> list[tuple[bytes, list[Blob]]]:
         """What an index file lists. Raises MissingObject, Damaged."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import BackupError, UsageError
 from shared.repository.pack import BlobType
 from tests.support.backups import Shop, write
 from tests.support.compare import compare_trees
@@ -94,3 +95,40 @@ def test_helpers_name_a_file_system_alike() -> None:
     device = os.stat("/proc").st_dev
     met = {first_met(path, device) for path in (b"/proc/self/stat", b"/proc/sys/kernel/ostype", b"/proc")}
     assert met == {b"/proc"}
+
+
+def test_a_damaged_snapshot_is_told_and_stops_no_backup(shop: Shop) -> None:
+    """It may be another source's: backups go on, and say what is to be verified."""
+    broken = shop.backup().snapshot
+    path = f"{shop.repository}/snapshots/{broken}"
+    os.chmod(path, 0o600)
+    with open(path, "r+b") as file:
+        file.write(b"rot")
+    done = shop.backup()
+    assert done.complete
+    assert [broken[:16] in warning for warning in done.warnings] == [True]
+
+
+def test_a_label_with_a_comma_is_refused_before_anything_is_read(shop: Shop) -> None:
+    """Restic would take it for two tags."""
+    with pytest.raises(UsageError, match="holds a comma"):
+        shop.backup(labels=["a,b"])
+    assert shop.names("snapshots") == set()
+
+
+def test_a_local_cache_that_can_not_be_is_told(shop: Shop) -> None:
+    """A file stands where the cache belongs: the error names it, and no traceback is shown."""
+    write(f"{shop.base}/in the way", b"")
+    with pytest.raises(BackupError, match="local file can't be used"):
+        shop.backup(cache=f"{shop.base}/in the way")
+
+
+def test_what_a_full_stored_anew_is_what_a_restore_reads(shop: Shop) -> None:
+    """Truncated packs stay in the index until a prune: a restore passes them over for the whole copies."""
+    shop.backup()
+    for pack in shop.packs().values():
+        os.chmod(pack, 0o600)
+        os.truncate(pack, 10)
+    shop.backup(kind="full")
+    for number in range(3):
+        assert compare_trees(shop.source, shop.restore(f"back{number}"), top=False) == []

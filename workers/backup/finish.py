@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from shared.errors import UsageError
 from shared.repository.gojson import time_string
 from shared.repository.keys import username
 from shared.repository.snapshot import Snapshot, encode_snapshot, make_tags
@@ -12,6 +13,15 @@ from workers.backup.commit import Commit
 from workers.backup.engine.coordinator import Counts
 from workers.backup.engine.sources import Resolved
 from workers.backup.spec import BackupResult, BackupSpec
+
+
+def check_tags(labels: list[str]) -> None:
+    """Raise UsageError for a label that restic could not keep as one tag."""
+    for label in labels:
+        if "," in label:
+            raise UsageError(
+                f"the label {label!r} holds a comma, which separates tags", hint="Use another character in its place"
+            )
 
 
 def describe(

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from shared.errors import BackupError
@@ -34,7 +34,7 @@ from workers.backup.engine.helper import Helper
 from workers.backup.engine.known import Known
 from workers.backup.engine.packer import Packer, Uploader
 from workers.backup.engine.treecache import NO_REF, Head, Ref, TreeReader, TreeWriter, forget_head, load_head
-from workers.backup.finish import describe, existing_result
+from workers.backup.finish import check_tags, describe, existing_result
 from workers.backup.journal import Journal
 from workers.backup.spec import BackupResult, BackupSpec
 from workers.helpers import HelperPool
@@ -49,6 +49,7 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
 
     `on_event` gets {"event": "progress" | "packed" | "phase", ...}. Raises HoldfastError's tree.
     """
+    check_tags(spec.labels)
     resolved = sources.resolve(spec.selection)
     spec.selection = resolved.selection
     preload(spec.site)
@@ -56,6 +57,14 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
         pool = HelperPool(spec.helpers or len(os.sched_getaffinity(0)), lambda channel: Helper(channel, spec).run())
         try:
             return _Run(spec, resolved, pool, on_event, stopping).run()
+        except BrokenPipeError:
+            raise  # whoever was listening to us is gone
+        except OSError as error:  # a site's trouble is StorageError: this is our own disk
+            where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+            raise BackupError(
+                f"source {spec.source}: a local file can't be used: {error.strerror or error}{where}",
+                hint=f"See to the space and rights of {spec.cache_dir}, or remove it: it is only a cache",
+            ) from error
         finally:
             pool.close()
 
@@ -95,6 +104,7 @@ class _Run:
         self._began = time.time_ns()
         self._told = 0.0
         self._resumed = 0
+        self._warnings: list[str] = []
         self._lost: set[bytes] = set()
         self._index: IndexCache | None = None
 
@@ -152,7 +162,9 @@ class _Run:
 
     def _back_up(self) -> BackupResult:
         spec, repo = self._spec, self._repo
-        parent = sources.find_parent(repo, spec.source, self._resolved.paths)
+        parent = sources.find_parent(
+            repo, spec.source, self._resolved.paths, lambda error: self._warnings.append(str(error))
+        )
         folder = os.path.join(spec.cache_dir, "trees", sources.cache_name(repo.restic_id, spec.site.id, spec.source))
         for _ in range(PASSES):
             head = load_head(folder)
@@ -259,10 +271,12 @@ class _Run:
         if result.existed:
             writer.discard()
             return result
-        writer.publish(stands.id, root[1], self._known.index.index_ids)
+        with suppress(OSError):  # the snapshot stands: without the cache the next scan is only slower
+            writer.publish(stands.id, root[1], self._known.index.index_ids)
         result.parent = parent.id if parent else ""
         result.time = time_string(snapshot.time)
         result.problems = counts.listed
+        result.warnings = self._warnings
         result.unreadable = counts.problems
         result.complete = not counts.problems
         result.files_new = counts.files_new

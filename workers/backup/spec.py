@@ -84,6 +84,7 @@ class BackupResult:
     existed: bool = False  # an earlier attempt had committed already
     unreadable: int = 0
     problems: list[str] = field(default_factory=list)  # the first hundred of them
+    warnings: list[str] = field(default_factory=list)  # of the repository, not of this snapshot
     files_new: int = 0
     files_changed: int = 0
     files_unmodified: int = 0

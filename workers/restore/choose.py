@@ -5,12 +5,12 @@ from __future__ import annotations
 from shared.errors import RestoreError
 from shared.repository.errors import Damaged
 from shared.repository.gojson import parse_time, time_string
-from shared.repository.indexcache import IndexCache
 from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot, decode_snapshot
 from shared.repository.tree import decode_tree
 from shared.storage.api import MissingObject
+from workers.access import WholeFirst
 from workers.restore.places import shown
 
 _ID_LENGTH = 64
@@ -72,7 +72,7 @@ def _by_id(repo: Repository, start: str) -> Snapshot:
     )
 
 
-def find_tree(repo: Repository, index: IndexCache, snapshot: Snapshot, base: bytes) -> bytes:
+def find_tree(repo: Repository, index: WholeFirst, snapshot: Snapshot, base: bytes) -> bytes:
     """The id of the tree of the directory `base` (relative, b"" for the top). Raises RestoreError, Damaged."""
     tree = snapshot.tree
     for name in base.split(b"/") if base else []:

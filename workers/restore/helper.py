@@ -18,10 +18,9 @@ from typing import Any
 from shared.errors import HoldfastError
 from shared.repository.crypto import MasterKey, Sealer
 from shared.repository.errors import Damaged
-from shared.repository.indexcache import IndexCache
 from shared.repository.pack import BlobType
 from shared.repository.repository import Repository
-from workers.access import is_remote, open_index, repository_store
+from workers.access import WholeFirst, is_remote, open_index, repository_store
 from workers.backup.spec import SiteSpec
 from workers.helpers import Channel
 from workers.restore.places import InTheWay, Places, join, open_target, shown
@@ -45,9 +44,9 @@ class Setup:
         self.repo = Repository(store, MasterKey.from_bytes(key), restic_id=restic_id)
         self.reader = Reader(store, Sealer(self.repo.key), remote=is_remote(self.site))
 
-    def index(self) -> IndexCache:
+    def index(self, absent: frozenset[bytes]) -> WholeFirst:
         """The index, from the cache that the coordinator has just brought up to date."""
-        return open_index(self.repo, self.site, self.repository, self.cache_dir)
+        return WholeFirst(open_index(self.repo, self.site, self.repository, self.cache_dir), absent)
 
 
 def main(channel: Channel) -> None:
@@ -74,11 +73,19 @@ class _Helper:
         self._writer: Writer | None = None
         self._places: Places | None = None
 
-    def plan(self, paths: list[bytes], includes: list[str], excludes: list[str], target: str, policy: str) -> Any:
+    def plan(
+        self,
+        paths: list[bytes],
+        includes: list[str],
+        excludes: list[str],
+        target: str,
+        policy: str,
+        absent: list[bytes],
+    ) -> Any:
         """Get ready to walk. `target`: where it holds something already, else empty."""
         places = Places(open_target(target)) if target else None
         selection = Selection(paths, includes, excludes)
-        self._walker = Walker(self._setup.index(), self._setup.reader, selection, places, policy)
+        self._walker = Walker(self._setup.index(frozenset(absent)), self._setup.reader, selection, places, policy)
         return ()
 
     def walk(self, directories: list[Any]) -> Any:

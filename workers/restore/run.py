@@ -19,11 +19,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.errors import Interrupted, RestoreError, UsageError
+from shared.repository.absent import absent_packs
 from shared.repository.locks import RepositoryLock
 from shared.repository.repository import VERSION, Repository
 from shared.repository.snapshot import Snapshot
 from shared.storage.api import Denied, Permanent, StoreFull
-from workers.access import is_remote, open_index, open_repository, preload
+from workers.access import WholeFirst, is_remote, open_index, open_repository, preload
 from workers.crew import Crew, Task
 from workers.helpers import HelperPool
 from workers.restore import helper
@@ -118,7 +119,8 @@ class _Restore:
         paths = self._paths(snapshot, base)
         Selection(paths, spec.includes, spec.excludes)  # an unreadable pattern is told here, before work begins
         index = open_index(repo, spec.site, spec.repository, self._cache_dir)
-        tree = find_tree(repo, index, snapshot, base)
+        self._absent = absent_packs(repo.store, index.packs())
+        tree = find_tree(repo, WholeFirst(index, self._absent), snapshot, base)
         index.close()
         self._walk(repo, target, paths, tree)
         if not spec.in_place:
@@ -170,7 +172,7 @@ class _Restore:
         site = spec.to_json()["site"]
         self._crew.broadcast(("setup", repo.key.to_bytes(), repo.restic_id, site, spec.repository, self._cache_dir))
         look = target.path if target.holds else ""
-        self._crew.broadcast(("plan", paths, spec.includes, spec.excludes, look, target.policy))
+        self._crew.broadcast(("plan", paths, spec.includes, spec.excludes, look, target.policy, list(self._absent)))
         selection = Selection(paths, spec.includes, spec.excludes)
         pending: list[Directory] = [(b"", tree, selection.start, target.holds)]
         met: set[bytes] = set()

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from shared.repository.errors import Damaged
-from shared.repository.indexcache import IndexCache, Location
+from shared.repository.indexcache import Location
 from shared.repository.pack import BlobType
 from shared.repository.tree import Node, decode_tree, permissions
+from workers.access import WholeFirst
 from workers.restore.metadata import Meta
 from workers.restore.places import Places, blocked, join, kind_of, shown
 from workers.restore.reading import Reader, Span
@@ -82,7 +83,7 @@ class Walker:
     """Plans batches of directories. For one process."""
 
     def __init__(
-        self, index: IndexCache, reader: Reader, selection: Selection, places: Places | None, policy: str
+        self, index: WholeFirst, reader: Reader, selection: Selection, places: Places | None, policy: str
     ) -> None:
         """`places`: the target where it exists and holds something; None for one that is empty or is not there yet.
 

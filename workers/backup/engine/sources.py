@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import orjson
 
 from shared.errors import BackupError
+from shared.repository.errors import Damaged
 from shared.repository.gojson import json_string
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
@@ -68,12 +70,17 @@ def _inside(path: bytes, other: bytes) -> bool:
     return path.startswith(other.rstrip(b"/") + b"/")
 
 
-def find_parent(repo: Repository, source: str, paths: list[bytes]) -> Snapshot | None:
-    """The newest snapshot of the source with these paths: what an incremental is compared with."""
+def find_parent(
+    repo: Repository, source: str, paths: list[bytes], damaged: Callable[[Damaged], None]
+) -> Snapshot | None:
+    """The newest snapshot of the source with these paths: what an incremental is compared with.
+
+    A snapshot that can't be read is told to `damaged` and passed over: it must not stop backups.
+    """
     newest: Snapshot | None = None
     # A snapshot's JSON has no bytes that are not UTF-8: what is compared is what is left of a path in it.
     recorded = sorted(orjson.loads(json_string(path)).encode() for path in paths)
-    for snapshot in repo.snapshots():
+    for snapshot in repo.snapshots(damaged):
         if (
             snapshot.source == source
             and sorted(snapshot.paths) == recorded
