@@ -7,11 +7,12 @@ one in quarantine (verification found it damaged) and one that prune has doomed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from shared.storage.api import ObjectStore
 
 QUARANTINE, DOOMED = "holdfast/quarantine/", "holdfast/doomed/"
+_PAGE = 1000  # objects that S3 lists in one answer
 
 
 def marked_packs(store: ObjectStore) -> frozenset[bytes]:
@@ -24,11 +25,16 @@ def marked_packs(store: ObjectStore) -> frozenset[bytes]:
     )
 
 
-def absent_packs(store: ObjectStore, expected: Iterable[tuple[bytes, int]] | None = None) -> frozenset[bytes]:
+def absent_packs(
+    store: ObjectStore,
+    expected: Iterable[tuple[bytes, int]] | None = None,
+    look_after: Callable[[], None] = lambda: None,
+) -> frozenset[bytes]:
     """All packs that count as absent.
 
     `expected`: (pack id, size in bytes) of every pack that the index lists, to be compared with the
-    store's listing, which takes memory for the listing's ids; None trusts the index.
+    store's listing, which takes memory for the listing's ids; None trusts the index. `look_after` is called
+    once for every thousand of them, since a large listing takes minutes.
     """
     marked = marked_packs(store)
     if expected is None:
@@ -38,4 +44,6 @@ def absent_packs(store: ObjectStore, expected: Iterable[tuple[bytes, int]] | Non
         name = info.key.rpartition("/")[2]
         if len(name) == 64:
             listed[bytes.fromhex(name)] = info.size
+            if len(listed) % _PAGE == 0:
+                look_after()
     return marked | frozenset(pack for pack, size in expected if listed.get(pack) != size)

@@ -13,6 +13,7 @@ puts the winner's bytes; where something is missing it replaces the commit, by c
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -28,7 +29,9 @@ from shared.repository.tree import decode_tree
 from shared.storage.api import MissingObject
 
 COMMITS, FORGOTTEN, SNAPSHOTS = "holdfast/commits/", "holdfast/forgotten/", "snapshots/"
-_WALK_BATCH = 4096  # blobs looked up together
+_WALK_BATCH, _DATA_BATCH = 4096, 1 << 16  # trees, and blobs of files, that are looked up together
+
+LookAfter = Callable[[], None]  # what is to be done now and then in a long stretch: keep the lock, heed a signal
 
 
 class State(Enum):
@@ -73,8 +76,10 @@ def find_commit(repo: Repository, run: str) -> Commit:
     return commit
 
 
-def put_snapshot(repo: Repository, run: str, json: bytes, index: IndexCache, lock: RepositoryLock) -> Commit:
-    """Steps 3 and 4 for our own snapshot, or the end of whoever won.
+def put_snapshot(
+    repo: Repository, run: str, json: bytes, index: IndexCache, lock: RepositoryLock, look_after: LookAfter
+) -> Commit:
+    """Steps 3 and 4 for our own snapshot, or the end of whoever won. For `look_after` see `is_whole`.
 
     Returns the commit that stands, in state DONE or FORGOTTEN. Raises BackupError where others keep winning
     with commits that are not whole, Locked where our lock is gone, StorageError.
@@ -88,7 +93,7 @@ def put_snapshot(repo: Repository, run: str, json: bytes, index: IndexCache, loc
             return found
         if found.state is State.NONE:
             continue  # deleted in between: try again
-        if found.snapshot is not None and is_whole(repo, found.snapshot, index):
+        if found.snapshot is not None and is_whole(repo, found.snapshot, index, look_after):
             return _publish(repo, found.sealed, lock)
         if repo.store.compare_and_swap(COMMITS + run, sealed, version=found.version):
             return _publish(repo, sealed, lock)
@@ -100,22 +105,25 @@ def finish_open(repo: Repository, commit: Commit, lock: RepositoryLock) -> Commi
     return _publish(repo, commit.sealed, lock)
 
 
-def is_whole(repo: Repository, snapshot: Snapshot, index: IndexCache) -> bool:
+def is_whole(repo: Repository, snapshot: Snapshot, index: IndexCache, look_after: LookAfter) -> bool:
     """Whether everything that a snapshot refers to is indexed, in packs that are there: the listing is compared.
 
-    Costs a listing of all packs and a walk of all trees, and is asked only after a kill between two steps.
+    Costs a listing of all packs and a walk of all trees, which may take hours, and is asked only after a kill
+    between two steps. `look_after` is called with each tree.
     """
     index.refresh()  # the winner's own index files may be newer than what we have read
-    absent = absent_packs(repo.store, index.packs())
-    seen: set[bytes] = set()
-    level = [snapshot.tree]
-    while level:
-        trees, level = level[:_WALK_BATCH], level[_WALK_BATCH:]
+    absent = absent_packs(repo.store, index.packs(), look_after)
+    seen = {snapshot.tree}
+    pending = [snapshot.tree]
+    data: set[bytes] = set()
+    while pending:
+        trees = pending[-_WALK_BATCH:]
+        del pending[-_WALK_BATCH:]
         found = index.lookup(BlobType.TREE, trees, absent)
-        data: set[bytes] = set()
         for tree, location in zip(trees, found, strict=True):
             if location is None:
                 return False
+            look_after()
             try:
                 nodes = decode_tree(_load_tree(repo, tree, location))
             except (Damaged, MissingObject):
@@ -124,10 +132,12 @@ def is_whole(repo: Repository, snapshot: Snapshot, index: IndexCache) -> bool:
                 data.update(node.content or ())
                 if node.subtree is not None and node.subtree not in seen:
                     seen.add(node.subtree)
-                    level.append(node.subtree)
-        if any(index.missing(BlobType.DATA, list(data), absent)):
-            return False
-    return True
+                    pending.append(node.subtree)
+            if len(data) >= _DATA_BATCH:
+                if any(index.missing(BlobType.DATA, list(data), absent)):
+                    return False
+                data.clear()
+    return not any(index.missing(BlobType.DATA, list(data), absent))
 
 
 def _load_tree(repo: Repository, tree: bytes, location: Location) -> bytes:

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from shared.errors import BackupError
+from shared.errors import BackupError, Interrupted
 from shared.repository.absent import absent_packs, marked_packs
 from shared.repository.errors import RepositoryMissing
 from shared.repository.gojson import time_string
 from shared.repository.indexcache import IndexCache
-from shared.repository.pack import BlobType
+from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
 from workers.access import is_remote, open_index, preload, repository_store
@@ -124,7 +124,7 @@ class _Run:
             if found.state is commits.State.OPEN and found.snapshot is not None:
                 # Killed between commit and snapshot: where the winner is whole there is nothing to read.
                 self._make_known(compare=True)
-                if commits.is_whole(repo, found.snapshot, self._known.index):
+                if commits.is_whole(repo, found.snapshot, self._known.index, self._look_after):
                     done = commits.finish_open(repo, found, self._lock)
                     self._journal.remove()
                     return existing_result(spec, done, time.monotonic() - self._started)
@@ -155,15 +155,29 @@ class _Run:
         """
         spec, repo = self._spec, self._repo
         self._lock.confirm()
-        index = self._index = open_index(repo, spec.site, spec.repository, spec.cache_dir, load=self._known.load_index)
+        index = self._index = open_index(repo, spec.site, spec.repository, spec.cache_dir, load=self._load_index)
         compare = compare or spec.kind == "full"
-        self._absent = absent_packs(repo.store, index.packs()) if compare else marked_packs(repo.store)
+        self._absent = (
+            absent_packs(repo.store, index.packs(), self._look_after) if compare else marked_packs(repo.store)
+        )
         self._resumed = self._known.open(index, self._absent, [*spec.journal, *self._journal.read()])
+
+    def _load_index(self, name: str) -> Iterator[tuple[bytes, list[Blob]]]:
+        """What an index file lists. With an empty cache there may be thousands of them, a second each."""
+        if self._known.ready:
+            self._lock.maintain()  # in mid-pass it is the coordinator that stops, and keeps what is packed
+        else:
+            self._look_after()
+        return self._known.load_index(name)
 
     def _back_up(self) -> BackupResult:
         spec, repo = self._spec, self._repo
         parent = sources.find_parent(
-            repo, spec.source, self._resolved.paths, lambda error: self._warnings.append(str(error))
+            repo,
+            spec.source,
+            self._resolved.paths,
+            lambda error: self._warnings.append(str(error)),
+            self._look_after,
         )
         folder = os.path.join(spec.cache_dir, "trees", sources.cache_name(repo.restic_id, spec.site.id, spec.source))
         for _ in range(PASSES):
@@ -264,7 +278,7 @@ class _Run:
         snapshot, json = describe(
             spec, self._resolved, counts, root[0], parent, began=self._began, now=int(repo.store.clock() * 1e9)
         )
-        stands = commits.put_snapshot(repo, spec.run, json, self._known.index, self._lock)
+        stands = commits.put_snapshot(repo, spec.run, json, self._known.index, self._lock, self._look_after)
         result = existing_result(spec, stands, time.monotonic() - self._started)
         result.existed = stands.snapshot is None or stands.snapshot.tree != snapshot.tree
         self._journal.remove()
@@ -295,6 +309,12 @@ class _Run:
     def _packed(self, pack: str) -> None:
         self._journal.add(pack)
         self._on_event({"event": "packed", "pack": pack})
+
+    def _look_after(self) -> None:
+        """Keep the lock, and heed a signal, in a long stretch outside of a pass, which has ticks of its own."""
+        self._lock.maintain()
+        if self._stopping():
+            raise Interrupted("the backup was stopped", hint="What was uploaded is indexed; run it again")
 
     def _tick(self, counts: Counts) -> None:
         self._lock.maintain()

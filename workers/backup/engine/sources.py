@@ -71,16 +71,22 @@ def _inside(path: bytes, other: bytes) -> bool:
 
 
 def find_parent(
-    repo: Repository, source: str, paths: list[bytes], damaged: Callable[[Damaged], None]
+    repo: Repository,
+    source: str,
+    paths: list[bytes],
+    damaged: Callable[[Damaged], None],
+    look_after: Callable[[], None],
 ) -> Snapshot | None:
     """The newest snapshot of the source with these paths: what an incremental is compared with.
 
-    A snapshot that can't be read is told to `damaged` and passed over: it must not stop backups.
+    A snapshot that can't be read is told to `damaged` and passed over: it must not stop backups. `look_after`
+    is called with each: a repository that many sources share has tens of thousands of them.
     """
     newest: Snapshot | None = None
     # A snapshot's JSON has no bytes that are not UTF-8: what is compared is what is left of a path in it.
     recorded = sorted(orjson.loads(json_string(path)).encode() for path in paths)
     for snapshot in repo.snapshots(damaged):
+        look_after()
         if (
             snapshot.source == source
             and sorted(snapshot.paths) == recorded
