@@ -10,14 +10,21 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sites import Place
+
+WORKER_READY = 60.0
+"""Seconds that `holdfast up` has to start."""
+WORKER_ENDS = 60.0
+"""Seconds that it has to stop."""
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -26,6 +33,14 @@ class Contender(Protocol):
     """A backup tool, bound to one repository."""
 
     name: str
+    beside: int | None
+    """A process that works for its commands and runs beside them."""
+
+    def start(self) -> None:
+        """Start what runs beside the commands."""
+
+    def stop(self) -> None:
+        """End it."""
 
     def env(self) -> dict[str, str]:
         """The whole environment of its commands."""
@@ -47,6 +62,13 @@ class Restic:
     """Stock restic, with its defaults."""
 
     name = "restic"
+    beside = None
+
+    def start(self) -> None:
+        """Nothing runs beside it."""
+
+    def stop(self) -> None:
+        """Nothing ran beside it."""
 
     def __init__(self, binary: str, place: Place, repository: str, data: str, work: str) -> None:
         self._command = [binary, "--cache-dir", os.path.join(work, "restic-cache")]
@@ -85,6 +107,9 @@ class Holdfast:
     """Holdfast's command with `--direct`: no Redis, no worker; a process started for each run, as with restic."""
 
     name = "holdfast"
+    beside: int | None = None
+    _backs_up = ("--direct",)
+    _restores = ("--direct",)
 
     def __init__(self, binary: str, place: Place, repository: str, data: str, work: str) -> None:
         self._env = {
@@ -99,15 +124,15 @@ class Holdfast:
         else:
             os.makedirs(place.url(repository), exist_ok=True)  # a backup makes no site
         self._cache = os.path.join(work, "holdfast-cache")
+        self._state = os.path.join(work, "holdfast-state")
         first = os.path.join(work, "first")
         os.makedirs(first, exist_ok=True)
         fleet = {
             "secret": {"env": "BENCH_SECRET"},
             "recovery_password": {"env": "BENCH_PASSWORD"},
-            "state_dir": os.path.join(work, "holdfast-state"),
+            "state_dir": self._state,
             "cache_dir": self._cache,
             "sites": {"bench": site},
-            "policies": {"bench": {"select": "*", "primary": "bench", "full": "1d"}},
             "sources": {"bench": {"paths": [data]}, "first": {"paths": [first], "repository": "bench"}},
         }
         config = os.path.join(work, "holdfast.yaml")
@@ -115,25 +140,73 @@ class Holdfast:
             json.dump(fleet, file, indent=2)  # JSON is YAML
         self._command = [binary, "--config", config]
 
+    def start(self) -> None:
+        """Nothing runs beside it."""
+
+    def stop(self) -> None:
+        """Nothing ran beside it."""
+
     def env(self) -> dict[str, str]:
         """Return the secrets that the fleet's file names."""
         return self._env
 
     def init(self) -> list[str]:
         """Return the backup of an empty directory: the first backup into a repository creates it."""
-        return [*self._command, "backup", "first", "--full", "--direct"]
+        return [*self._command, "backup", "first", "--full", *self._backs_up]
 
     def backup(self, *, full: bool) -> list[str]:
         """Return `holdfast backup`, full or incremental."""
-        return [*self._command, "backup", "bench", *(["--full"] if full else []), "--direct"]
+        return [*self._command, "backup", "bench", *(["--full"] if full else []), *self._backs_up]
 
     def restore(self, target: str) -> list[str]:
         """Return `holdfast restore` of the latest snapshot."""
-        return [*self._command, "restore", "bench", "--to", target, "--direct"]
+        return [*self._command, "restore", "bench", "--to", target, *self._restores]
 
     def forget_caches(self) -> None:
         """Delete its cache directory; journals are no cache."""
         shutil.rmtree(self._cache, ignore_errors=True)
+
+
+class Worker(Holdfast):
+    """The same commands through a worker that was started beforehand: `holdfast up`, with its embedded Valkey.
+
+    No policy selects the sources, so that the scheduler starts nothing by itself. The first backup, of an empty
+    directory, is done by the worker too and leaves it warm.
+    """
+
+    name = "worker"
+    _backs_up = ("--follow",)
+    _restores = ()  # a restore is followed to its end unless it is told --direct
+
+    def start(self) -> None:
+        """Start `holdfast up` with an empty Redis. Raises TimeoutError where it isn't up in WORKER_READY seconds."""
+        shutil.rmtree(self._state, ignore_errors=True)
+        said = self._command[-1] + ".said"
+        with open(said, "wb") as file:
+            command = [*self._command, "up"]
+            self._up = subprocess.Popen(command, env=self._env, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        self.beside = self._up.pid
+        deadline = time.monotonic() + WORKER_READY
+        while self._up.poll() is None and time.monotonic() < deadline:
+            with open(said, encoding="utf-8", errors="replace") as file:
+                if "up: scheduler and worker" in file.read():
+                    return
+            time.sleep(0.05)
+        self.stop()
+        with open(said, encoding="utf-8", errors="replace") as file:
+            raise TimeoutError(f"`holdfast up` did not come up:\n{file.read()[-2000:]}")
+
+    def stop(self) -> None:
+        """Stop it as Ctrl-C does, with all that it started."""
+        if self.beside is None:
+            return
+        self.beside = None
+        self._up.send_signal(signal.SIGTERM)
+        try:
+            self._up.wait(WORKER_ENDS)
+        except subprocess.TimeoutExpired:
+            self._up.kill()  # the kernel then ends its children
+            self._up.wait()
 
 
 def tools() -> dict[str, str]:
@@ -146,12 +219,16 @@ def tools() -> dict[str, str]:
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
-KINDS: dict[str, Callable[[str, Place, str, str, str], Contender]] = {"restic": Restic, "holdfast": Holdfast}
-"""The tools by name; ratios are taken against the first."""
+KINDS: dict[str, Callable[[str, Place, str, str, str], Contender]] = {
+    "restic": Restic,
+    "holdfast": Holdfast,
+    "worker": Worker,
+}
+"""The tools by name; ratios are taken against the first, and the worker stands beside."""
 
 
 def find(tool: str) -> str | None:
-    """Return a tool's program: restic is `$RESTIC`, the fetched 0.18 or that on PATH; holdfast is this Python's."""
+    """Return a tool's program: restic is `$RESTIC`, the fetched 0.18 or that on PATH; the others are this Python's."""
     if tool == "restic":
         return os.environ.get("RESTIC") or tools().get("restic-0.18") or shutil.which("restic")
     beside = os.path.join(os.path.dirname(sys.executable), "holdfast")

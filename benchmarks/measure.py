@@ -56,18 +56,22 @@ def become_subreaper() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str], cwd: str, sample: bool = True) -> Cost:
+def run(
+    command: Sequence[str], *, env: Mapping[str, str], cwd: str, sample: bool = True, beside: int | None = None
+) -> Cost:
     """Run `command` to its end and return its cost.
 
+    `beside` is a process that works for the command meanwhile: what it and its descendants take is part of the cost.
     Raises CommandFailed with the end of its output where its exit code is not 0.
     """
     keep = _children(os.getpid())
     with tempfile.TemporaryFile() as log:
+        served = tree_cpu(beside)
         before = time.perf_counter()
         process = subprocess.Popen(
             command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
-        sampler = _Sampler(process.pid)
+        sampler = _Sampler([process.pid, *([beside] if beside else [])])
         if sample:
             sampler.start()
         _, status, usage = os.wait4(process.pid, 0)
@@ -75,6 +79,7 @@ def run(command: Sequence[str], *, env: Mapping[str, str], cwd: str, sample: boo
         process.returncode = os.waitstatus_to_exitcode(status)
         if sample:
             sampler.stop()
+        user, system = (now - then for now, then in zip(tree_cpu(beside), served, strict=True))
         left = _collect(_children(os.getpid()) - keep)
         log.seek(0)
         output = log.read().decode(errors="replace")
@@ -82,8 +87,8 @@ def run(command: Sequence[str], *, env: Mapping[str, str], cwd: str, sample: boo
         raise CommandFailed(f"{' '.join(command)}: exit code {process.returncode}\n{output[-3000:]}")
     return Cost(
         wall=wall,
-        user=usage.ru_utime + sum(one.ru_utime for one in left),
-        system=usage.ru_stime + sum(one.ru_stime for one in left),
+        user=usage.ru_utime + sum(one.ru_utime for one in left) + user,
+        system=usage.ru_stime + sum(one.ru_stime for one in left) + system,
         pss=sampler.peak,
         samples=sampler.samples,
         sampler_cpu=sampler.cpu,
@@ -95,10 +100,7 @@ def run(command: Sequence[str], *, env: Mapping[str, str], cwd: str, sample: boo
 def tree_pss(root: int) -> int:
     """Return the sum of PSS of a process and all its descendants, in bytes."""
     total = 0
-    todo = [root]
-    while todo:
-        pid = todo.pop()
-        todo.extend(_children(pid))
+    for pid in _tree(root):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             for line in file:
                 if line.startswith(b"Pss:"):
@@ -107,29 +109,58 @@ def tree_pss(root: int) -> int:
     return total
 
 
+def tree_cpu(root: int | None) -> tuple[float, float]:
+    """Return user and system time of a process and all its descendants, ended ones that were waited for included.
+
+    0 where there is none.
+    """
+    user = system = 0.0
+    for pid in _tree(root) if root else ():
+        with contextlib.suppress(OSError):
+            own_user, own_system, reaped_user, reaped_system = _times(pid)
+            user += own_user + reaped_user
+            system += own_system + reaped_system
+    return user, system
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time that a running process has taken (its threads, not its children)."""
+    user, system, *_ = _times(pid)
+    return user + system
+
+
+def _times(pid: int) -> list[float]:
+    """Return user and system time of a process, then of its children that were waited for."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    tick = os.sysconf("SC_CLK_TCK")
+    return [int(field) / tick for field in fields[11:15]]
+
+
+def _tree(root: int) -> list[int]:
+    """Return a process and all its descendants, parents first."""
+    found = [root]
+    for pid in found:
+        found.extend(_children(pid))
+    return found
 
 
 class _Sampler(threading.Thread):
-    """Samples the memory of a process tree until told to stop."""
+    """Samples the memory of process trees until told to stop."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, roots: Sequence[int]) -> None:
         super().__init__(daemon=True)
         self.peak = 0
         self.samples = 0
         self.cpu = 0.0
-        self._pid = pid
+        self._roots = roots
         self._over = threading.Event()
 
     def run(self) -> None:
         pause = 0.01
         while not self._over.wait(pause):
             began = time.thread_time()
-            self.peak = max(self.peak, tree_pss(self._pid))
+            self.peak = max(self.peak, sum(map(tree_pss, self._roots)))
             self.samples += 1
             took = time.thread_time() - began
             self.cpu += took

@@ -24,6 +24,10 @@ NAMES = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinka
 OPENS = ("openat", "openat2", "open")
 CALL = re.compile(r"^\d+ +(?:<\.\.\. )?([a-z_0-9]+)[( ]")
 ROWS = ("files put", "syncs", "locks put", "locks removed", "xattr lists", "xattr reads", "opens")
+DUE = ("syncs", "locks put", "locks removed", "xattr lists", "xattr reads")
+"""Of these no tool may do less than restic."""
+Counted = dict[str, str | int]
+"""A step, a tool, and its counts by ROWS."""
 
 
 def count(contender: Contender, command: Sequence[str], *, work: str) -> dict[str, int]:
@@ -79,10 +83,21 @@ def _kinds(call: str, line: str) -> list[str]:
     return kinds
 
 
-def table(counts: dict[tuple[str, str], dict[str, int]]) -> str:
-    """Format the counts, keyed by (step, contender), with one row a step and contender."""
+def table(counts: Sequence[Counted]) -> str:
+    """Format counts, one row a step and tool, and what is fewer than restic's."""
     head = f"{'step':12} {'tool':9}" + "".join(f"{row:>15}" for row in ROWS)
     lines = [head, "-" * len(head)]
-    for (step, name), found in counts.items():
-        lines.append(f"{step:12} {name:9}" + "".join(f"{found[row]:15}" for row in ROWS))
-    return "\n".join(lines)
+    lines += [f"{found['step']:12} {found['tool']:9}" + "".join(f"{found[row]:15}" for row in ROWS) for found in counts]
+    return "\n".join([*lines, *fewer(counts)])
+
+
+def fewer(counts: Sequence[Counted]) -> list[str]:
+    """Say where a tool does less than restic of what counts: its figures of that step are not like for like."""
+    theirs = {found["step"]: found for found in counts if found["tool"] == "restic"}
+    return [
+        f"{found['tool']} {found['step']}: {found[row]} {row}, restic {base[row]}"
+        for found in counts
+        if (base := theirs.get(found["step"])) and found is not base
+        for row in DUE
+        if int(found[row]) < int(base[row])
+    ]

@@ -16,7 +16,7 @@ import measure
 import report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from contenders import Contender
     from corpus import DataSet
@@ -32,6 +32,10 @@ SETTLE = 2.5
 
 ROOM = 8 << 30
 """Bytes to leave free on the disk."""
+MANY = 10_000
+"""Files of a tree that is not deleted before the end of the run."""
+WORKER_AT = "local-warm"
+"""The one place where the warm worker runs."""
 
 
 @dataclass
@@ -45,30 +49,40 @@ class Bench:
     checked: set[tuple[str, str]] = field(default_factory=set)
     """Tools and data sets whose restore was compared with the source."""
 
-    def put_away(self, target: str) -> None:
-        """Keep a restored tree until the end of the run, or delete all of them where the disk grows full.
+    def put_away(self, target: str, data: DataSet) -> None:
+        """Delete what was restored; a tree of many files is kept until the end of the run, unless the disk grows full.
 
         On ext4 many files made right after many were deleted cost far more: 64,000 empty ones took 20 s and not 1 to 3,
         and restores grew from round to round.
         """
-        if shutil.disk_usage(target).free < ROOM:
+        if data.files < MANY:
+            shutil.rmtree(target)
+        elif shutil.disk_usage(target).free < ROOM:
             self.say(
                 "the disk grows full: restored trees are deleted early, and the next restores may be slower for it"
             )
             shutil.rmtree(os.path.dirname(target))
 
-    def ring(self, place: Place, data: DataSet) -> dict[str, Contender]:
-        """Return each tool, bound to a new and empty repository of its own."""
-        ring: dict[str, Contender] = {}
-        for tool, binary in self.binaries.items():
-            home = os.path.join(self.work, tool)
-            os.makedirs(home, exist_ok=True)
-            kind = contenders.KINDS[tool]
-            ring[tool] = kind(binary, place, repository_name(tool, data), data.path, home)
-            ring[tool].forget_caches()
-            measure.run(ring[tool].init(), env=ring[tool].env(), cwd=self.work, sample=False)
-        time.sleep(SETTLE)
-        return ring
+    @contextlib.contextmanager
+    def ring(self, place: Place, data: DataSet, tools: Sequence[str]) -> Iterator[dict[str, Contender]]:
+        """Give each tool, bound to a new and empty repository of its own, which is removed afterwards.
+
+        What a tool runs beside its commands runs for the time of the block. Raises measure.CommandFailed, TimeoutError.
+        """
+        with contextlib.ExitStack() as ends:
+            ring: dict[str, Contender] = {}
+            for tool in tools:
+                home = os.path.join(self.work, tool)
+                os.makedirs(home, exist_ok=True)
+                ends.callback(place.remove, repository_name(tool, data))
+                one = contenders.KINDS[tool](self.binaries[tool], place, repository_name(tool, data), data.path, home)
+                one.forget_caches()
+                ends.callback(one.stop)
+                one.start()
+                measure.run(one.init(), env=one.env(), cwd=self.work, sample=False)
+                ring[tool] = one
+            time.sleep(SETTLE)
+            yield ring
 
 
 @dataclass
@@ -83,18 +97,25 @@ class Round:
     steps: list[str]
 
     def run(self) -> None:
-        """Run all steps, then remove the repositories. Raises measure.CommandFailed."""
-        try:
-            ring = self.bench.ring(self.place, self.data)
+        """Run all steps with the pair, then with the worker, which is not up while the pair is measured.
+
+        Raises measure.CommandFailed, TimeoutError.
+        """
+        self._series([tool for tool in self.bench.binaries if tool != "worker"])
+        if "worker" in self.bench.binaries and self.where == WORKER_AT:
+            self._series(["worker"])
+
+    def _series(self, tools: Sequence[str]) -> None:
+        """Run all steps, each with all of these tools."""
+        if not tools:
+            return
+        with self.bench.ring(self.place, self.data, tools) as ring:
             order = list(ring.values()) if self.number % 2 == 0 else list(reversed(ring.values()))
             for step in dict.fromkeys(["full", *self.steps]):  # all others stand on a first backup
                 changing = step == "changed"
                 with changes.one_percent(self.data.path) if changing else contextlib.nullcontext():
                     for position, one in enumerate(order):
                         self._step(step, position, one)
-        finally:
-            for tool in self.bench.binaries:
-                self.place.remove(repository_name(tool, self.data))
 
     def _step(self, step: str, position: int, one: Contender) -> None:
         """Run one step with one tool, and note it if it was asked for."""
@@ -103,11 +124,11 @@ class Round:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         self._settle(one)
         served = self.place.server_cpu()
-        cost = measure.run(command, env=one.env(), cwd=self.bench.work)
+        cost = measure.run(command, env=one.env(), cwd=self.bench.work, beside=one.beside)
         served = self.place.server_cpu() - served
         if step == "restore":
             self._check(one.name, target)
-            self.bench.put_away(target)
+            self.bench.put_away(target, self.data)
         if step not in self.steps:
             return
         run = report.Run(

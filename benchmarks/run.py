@@ -1,7 +1,8 @@
 """Holdfast against stock restic, on the same work: `make bench`, or `make bench ARGS="--quick --only small-full"`.
 
 Each round runs every case with both tools, in turning order (A B, then B A); ratios are taken within a round and their
-median is reported, so that a machine that grows slow for a while spoils a pair and not the comparison.
+median is reported, so that a machine that grows slow for a while spoils a pair and not the comparison. The warm worker
+follows each pair, on the local directory with a warm cache alone. A whole run ends with what is counted, not timed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import measure
 import parity
 import report
 import sites
-from rounds import STEPS, Bench, Round
+from rounds import MANY, ROOM, STEPS, WORKER_AT, Bench, Round
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,10 +33,15 @@ if TYPE_CHECKING:
 
 CASES = [f"{name}-{step}" for name, steps in STEPS.items() for step in steps]
 PLACES = ("local-warm", "local-cold", "minio")
+ROUNDS = {"local-warm": 3, "local-cold": 2, "minio": 2}
 SECONDS = {"small": 75, "text": 40, "random": 40}
-"""What one round with two tools takes, about, on two cores; only for the estimate."""
+"""What one round of a pair takes, about, on two cores; only for the estimate."""
+WORKER = 0.5
+"""How much of that the warm worker takes besides."""
 QUICK = 0.2
-"""How much of that a tenth of the data takes."""
+"""How much of it a tenth of the data takes."""
+COUNTED = 30
+"""Seconds that counting takes."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,44 +54,70 @@ def main(arguments: list[str]) -> int:
     measure.become_subreaper()
     names = dict.fromkeys(case.partition("-")[0] for case in options.only)
     data = {name: corpus.prepare(name, quick=options.quick, say=_say) for name in names}
-    facts = _facts(options, binaries, data)
     base = options.work or corpus.cache_root()
     os.makedirs(base, exist_ok=True)
+    facts = _facts(options, binaries, data, base)
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="run-", dir=base) as work:
         bench = Bench(binaries, work, _say)
         try:
-            if options.parity:
-                _parity(bench, data["small"])
-            else:
+            if options.parity != "only":
                 _measure(bench, options, data)
-        except measure.CommandFailed as error:
+            if options.parity != "no":
+                facts["parity"] = _parity(bench)
+        except (measure.CommandFailed, TimeoutError) as error:
             print(f"\nFAILED: {error}")
             return 1
         finally:
             if bench.runs:
-                print("\n" + report.table(bench.runs, list(binaries)))
+                facts["minutes"] = round((time.monotonic() - began) / 60, 1)
+                print("\n" + report.table(report.lines(bench.runs)))
                 report.write(options.json, bench.runs, facts)
-                _say(f"written to {options.json}")
+                _say(f"{facts['minutes']} minutes; written to {options.json}")
     return 0
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of each case (3)")
+    parser.add_argument(
+        "--rounds",
+        type=_rounds,
+        default=ROUNDS,
+        help=f"how often, everywhere or by place ({','.join(f'{where}={n}' for where, n in ROUNDS.items())})",
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of the data and one round: a look, no figure")
     parser.add_argument("--only", type=_some_of(CASES), default=CASES, help=f"some of {','.join(CASES)}")
     parser.add_argument("--where", type=_some_of(PLACES), default=list(PLACES), help=f"some of {','.join(PLACES)}")
     tools = list(contenders.KINDS)
     parser.add_argument("--tools", type=_some_of(tools), default=tools, help=f"some of {','.join(tools)}")
-    parser.add_argument("--parity", action="store_true", help="count fsyncs, locks and xattr reads by strace instead")
+    parser.add_argument(
+        "--parity",
+        choices=("only", "too", "no"),
+        help="count fsyncs, locks and xattr reads by strace (too, if all cases are measured)",
+    )
     parser.add_argument("--work", help="directory for repositories and restores (the cache's)")
     parser.add_argument("--json", default=os.path.join(corpus.HERE, "results", time.strftime("%Y%m%d-%H%M%S.json")))
     options = parser.parse_args(arguments)
     if options.quick:
-        options.rounds = 1
-    if options.parity:
-        options.only, options.quick = ["small-full"], True
+        options.rounds = dict.fromkeys(PLACES, 1)
+    if options.parity is None:
+        options.parity = "too" if (options.only, options.where) == (CASES, list(PLACES)) else "no"
+    if options.parity == "only":
+        options.only = []
     return options
+
+
+def _rounds(text: str) -> dict[str, int]:
+    """Parse a number for all places, or `place=number` with commas; a place that is not named keeps its own."""
+    if text.isdigit():
+        return dict.fromkeys(PLACES, int(text))
+    found = dict(ROUNDS)
+    for part in text.split(","):
+        where, _, number = part.partition("=")
+        if where not in PLACES or not number.isdigit():
+            raise argparse.ArgumentTypeError(f"{part}: expected a number, or one of {', '.join(PLACES)} with =NUMBER")
+        found[where] = int(number)
+    return found
 
 
 def _some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
@@ -109,16 +141,17 @@ def _binary(tool: str) -> str | None:
     return None
 
 
-def _facts(options: argparse.Namespace, binaries: dict[str, str], data: dict[str, DataSet]) -> dict[str, object]:
+def _facts(
+    options: argparse.Namespace, binaries: dict[str, str], data: dict[str, DataSet], base: str
+) -> dict[str, object]:
     """Print and return what the figures rest on: the machine, the versions, the data, and how long it will take."""
-    machine = report.machine()
+    machine = report.machine(base)
     versions = {tool: contenders.version(binary) for tool, binary in binaries.items()}
     print(report.describe(machine))
-    print("\n".join([*versions.values(), *(one.describe() for one in data.values())]))
-    if not options.parity:
-        seconds = sum(SECONDS[name] for name in data) * options.rounds * len(options.where) * len(binaries) / 2
-        minutes = max(1, round(seconds * (QUICK if options.quick else 1) / 60))
-        _say(f"{options.rounds} rounds at {', '.join(options.where)}: about {minutes} minutes")
+    print("\n".join([*dict.fromkeys(versions.values()), *(one.describe() for one in data.values())]))
+    if data:
+        _say(_estimate(options, binaries, data))
+    _warn(options, binaries, data, base)
     return {
         "machine": machine,
         "versions": versions,
@@ -128,13 +161,34 @@ def _facts(options: argparse.Namespace, binaries: dict[str, str], data: dict[str
     }
 
 
+def _estimate(options: argparse.Namespace, binaries: dict[str, str], data: dict[str, DataSet]) -> str:
+    """Say how often everything is run, and how long that will take."""
+    pair = sum(SECONDS[name] for name in data) * len(set(binaries) - {report.WORKER}) / 2
+    beside = sum(SECONDS[name] for name in data) * WORKER if report.WORKER in binaries else 0
+    seconds = sum(options.rounds[where] * (pair + (beside if where == WORKER_AT else 0)) for where in options.where)
+    minutes = (seconds * (QUICK if options.quick else 1) + (COUNTED if options.parity == "too" else 0)) / 60
+    rounds = ", ".join(f"{options.rounds[where]} rounds at {where}" for where in options.where)
+    return f"{rounds}: about {max(1, round(minutes))} minutes"
+
+
+def _warn(options: argparse.Namespace, binaries: dict[str, str], data: dict[str, DataSet], base: str) -> None:
+    """Say what will spoil the figures: other work on the machine, or a disk too small to keep restored trees."""
+    if (load := os.getloadavg()[0]) > 0.5:
+        _say(f"the machine has other work: a load of {load:.1f} in the last minute; the figures will be worse for it")
+    trees = sum(options.rounds[where] for where in options.where) * len(set(binaries) - {report.WORKER})
+    trees += options.rounds[WORKER_AT] if report.WORKER in binaries and WORKER_AT in options.where else 0
+    need = trees * sum(one.size for one in data.values() if one.files >= MANY) + ROOM
+    if (free := shutil.disk_usage(base).free) < need:
+        _say(f"{free / 1e9:.0f} GB are free, and {need / 1e9:.0f} GB would be needed to keep what is restored")
+
+
 def _measure(bench: Bench, options: argparse.Namespace, data: dict[str, DataSet]) -> None:
     """Measure at all places, in all rounds, all data sets."""
     for where in options.where:
         with _place(where, bench) as place:
             if place is None:
                 continue
-            for number in range(options.rounds):
+            for number in range(options.rounds[where]):
                 for name, one in data.items():
                     changes.put_back(one.path)
                     steps = [step for step in STEPS[name] if f"{name}-{step}" in options.only]
@@ -157,19 +211,23 @@ def _place(where: str, bench: Bench) -> Iterator[Place | None]:
         yield None
 
 
-def _parity(bench: Bench, data: DataSet) -> None:
-    """Count system calls of each tool on a local directory."""
+def _parity(bench: Bench) -> list[parity.Counted]:
+    """Count system calls of each command on a local directory, over a tenth of the small files."""
     if not shutil.which("strace"):
-        raise measure.CommandFailed("strace is not installed")
-    counts: dict[tuple[str, str], dict[str, int]] = {}
-    ring = bench.ring(sites.Directory(os.path.join(bench.work, "repositories")), data)
-    for step in ("full", "unchanged", "restore"):
-        for tool, one in ring.items():
-            target = os.path.join(bench.work, "restored")
-            command = one.restore(target) if step == "restore" else one.backup(full=step == "full")
-            counts[step, tool] = parity.count(one, command, work=bench.work)
-            shutil.rmtree(target, ignore_errors=True)
-    print(parity.table(counts))
+        _say("fsyncs, locks and xattr reads are not counted: strace is not installed")
+        return []
+    data = corpus.prepare("small", quick=True, say=_say)
+    place = sites.Directory(os.path.join(bench.work, "repositories"))
+    tools = [tool for tool in bench.binaries if tool != report.WORKER]
+    counts: list[parity.Counted] = []
+    with bench.ring(place, data, tools) as ring:
+        for step in ("full", "unchanged", "restore"):
+            for tool, one in ring.items():
+                target = os.path.join(bench.work, "counted", tool)
+                command = one.restore(target) if step == "restore" else one.backup(full=step == "full")
+                counts.append({"step": step, "tool": tool, **parity.count(one, command, work=bench.work)})
+    print("\n" + parity.table(counts))
+    return counts
 
 
 def _say(text: str) -> None:
