@@ -29,11 +29,20 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     assert (up.returncode, said.splitlines()[-1].endswith("stopped; nothing is left running")) == (0, True)
 
 
+def wait_for_snapshots(shop: Shop, count: int) -> None:
+    """Until there are so many: what was rung for goes on when the command has ended."""
+    deadline = time.monotonic() + 60
+    while (now := len(shop.ask("snapshots", "data")["snapshots"])) < count and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert now == count
+
+
 def test_backup_restore_and_verify_by_a_worker(shop: Shop) -> None:
     """Followed to their end, with the same report and exit code as in this process."""
     assert shop.ask("backup", "data", "--follow")["complete"] is True
     rung = shop.ask("backup", "data")
     assert (rung["source"], len(rung["run"])) == ("data", 32)
+    wait_for_snapshots(shop, 2)
     shop.run("restore", "data", "--to", "back")
     got = {path.name: path.read_bytes() for path in (shop.conf / "back").rglob("*.txt")}
     assert got == {path.name: path.read_bytes() for path in shop.data.rglob("*.txt")}
@@ -61,7 +70,4 @@ def test_following_can_be_stopped_and_the_run_goes_on(shop: Shop) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, "no longer following; run " in said) == (130, True)
-    deadline = time.monotonic() + 60
-    while (now := len(shop.ask("snapshots", "data")["snapshots"])) == before and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert now == before + 1
+    wait_for_snapshots(shop, before + 1)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared.repository import locks
 from shared.repository.errors import WrongPassword
 from shared.repository.pack import Blob, BlobType
 from shared.repository.tree import MODE_FIFO, Node, encode_node, join_tree
+from shared.storage.api import ObjectInfo
+from shared.storage.directory import DirectoryStore
 from tests.support.backups import OLD, Shop, write
 from tests.support.crafting import Crafted, change_object
 from tests.support.restores import names_below, verify
+from workers.maintenance import inventory
 from workers.maintenance.spec import VerifyReport, VerifySpec
 
 
@@ -261,12 +266,66 @@ def test_an_index_read_with_gaps_is_not_kept(shop: Shop, crafted: Crafted) -> No
 
 
 def test_packs_in_no_index(shop: Shop, crafted: Crafted) -> None:
-    """Packs that no index lists, as a killed backup leaves them, are a warning."""
+    """Packs that no index lists, as a killed backup leaves them, are a warning; who only reads is not their writer."""
     crafted.snapshot(file(crafted, b"a"))
     crafted.file(b"b", b"never indexed")
     crafted.flush()
+    for reader in ("verify", "restore"):
+        shop.open().lock(holder=f"web1.example/holdfast/{reader}-17").begin()
     report = verify(shop)
-    assert (found(report), report.exit_code) == ([("1 packs are in no index; the next prune removes them", [])], 0)
+    assert (found(report), report.notes) == ([("packs in no index: 1; the next prune removes them", [])], [])
+    assert report.exit_code == 0
+
+
+def test_packs_that_a_running_backup_will_index(shop: Shop, crafted: Crafted) -> None:
+    """While another holds a lock they are no problem, and a note says whose lock it is."""
+    crafted.snapshot(file(crafted, b"a"))
+    crafted.file(b"b", b"not indexed yet")
+    crafted.flush()
+    lock = shop.open().lock(holder="web1.example/holdfast/1234")
+    lock.begin()
+    report = verify(shop)
+    note = "packs in no index yet: 1, as is usual while others write; there are locks of web1.example/holdfast/1234 ("
+    assert ([text[: len(note)] for text in report.notes], report.problems) == ([note], [])
+    lock.release()
+    assert verify(shop).warnings == 1
+
+
+def test_a_backup_that_gets_on_between_the_steps(shop: Shop, crafted: Crafted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time something is listed, more packs have been stored and indexed: none is missing, none in no index."""
+    crafted.snapshot(file(crafted, b"first", os.urandom(100)))
+    listing = DirectoryStore.list
+    steps: list[str] = []
+
+    def get_on(self: DirectoryStore, prefix: str) -> Iterator[ObjectInfo]:
+        if prefix.startswith(("data/", "index/", "locks/", "snapshots/")):
+            steps.append(prefix)
+            crafted.snapshot(file(crafted, b"more", os.urandom(100)))
+        return listing(self, prefix)
+
+    monkeypatch.setattr(DirectoryStore, "list", get_on)
+    report = verify(shop)
+    assert (found(report), report.notes, report.exit_code) == ([], [], 0)
+    assert {"data/", "index/"} < set(steps)
+
+
+def test_a_lock_that_lapsed_is_told(shop: Shop, crafted: Crafted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slept: what is missing may have been pruned meanwhile, so the report does not stand alone."""
+    crafted.snapshot(file(crafted, b"a", os.urandom(100)))
+    monkeypatch.setattr(locks, "REFRESH", 0.0)
+    compare = inventory.faults
+
+    def sleep_over_a_prune(*arguments: Any) -> Any:
+        for name in shop.names("locks"):
+            os.unlink(os.path.join(shop.repository, "locks", name))
+        return compare(*arguments)
+
+    monkeypatch.setattr(inventory, "faults", sleep_over_a_prune)
+    report = verify(shop)
+    (note,) = report.notes
+    assert note.startswith("our own lock ")
+    assert note.endswith("what is told as missing may have been pruned; verify again")
+    assert shop.names("locks") == set()
 
 
 def test_shares_rotate() -> None:

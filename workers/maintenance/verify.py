@@ -1,8 +1,9 @@
 """A verification from beginning to end: the coordinator.
 
-    index files -> listing of packs against them -> headers, or whole packs -> every distinct tree once,
+    snapshots -> listing of packs -> locks -> index files -> headers, or whole packs -> every distinct tree once,
     knowing by then which packs and blobs are lost -> hard links per snapshot -> who suffers
 
+Backups may go on meanwhile: that order keeps them from passing for damage, see inventory.
 Nothing is written to the repository but a shared lock. Each problem names its object, and the snapshots and
 paths that can't be restored whole for it. Stricter than `restic check`, see treecheck.
 """
@@ -18,17 +19,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from shared.errors import Interrupted
-from shared.repository.errors import Damaged
-from shared.repository.locks import RepositoryLock
+from shared.repository.errors import Damaged, Locked
+from shared.repository.locks import LockInfo, RepositoryLock
 from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import VERSION, Repository
 from shared.repository.snapshot import decode_snapshot
 from shared.repository.tree import Node, decode_tree
-from shared.storage.api import Denied, MissingObject, Permanent, StoreFull
+from shared.storage.api import Denied, MissingObject, ObjectInfo, Permanent, StoreFull
 from workers.access import is_remote, open_repository, preload
 from workers.crew import Crew, Task
 from workers.helpers import HelperPool
-from workers.maintenance import verify_helper
+from workers.maintenance import inventory, verify_helper
 from workers.maintenance.graph import TreeGraph
 from workers.maintenance.spec import Problem, VerifyReport, VerifySpec
 from workers.restore.places import join, shown
@@ -37,7 +38,7 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 _INDEX_BATCH, _PACK_BATCH, _TREE_BATCH = 4, 64, 64  # objects in one task
 _PATHS_LOOKED_AT = 1000  # of one snapshot, before its suffering paths are no longer counted
-_ID_LENGTH = 64
+_TICK = 0.25  # seconds between two ticks
 
 
 def run_verify(spec: VerifySpec, on_event: OnEvent) -> VerifyReport:
@@ -87,6 +88,7 @@ class _Verify:
         self._repo: Repository = open_repository(spec.site, spec.repository, spec.passwords)
         self._lock: RepositoryLock | None = None
         self._phase, self._done, self._total = "index", 0, 0
+        self._ticked = 0.0
         self._roots: list[tuple[str, bytes]] = []  # snapshot id, tree
         self._indexed: dict[bytes, tuple[int, set[bytes], list[str]]] = {}  # pack -> size, digests, index files
         self._bad_index: list[str] = []
@@ -106,14 +108,17 @@ class _Verify:
         self._read_snapshots()
         setup = ("setup", repo.key.to_bytes(), spec.to_json()["site"], spec.repository, repo.restic_id)
         self._crew.broadcast(setup)
+        listed = self._list_packs()
+        others = inventory.writers(repo)
         self._read_index()
         if self._lock is not None:
             self._lock.confirm()
-        listed = self._compare_listing()
-        self._read_packs(listed)
+        self._read_packs(self._compare(listed, others))
         # An index that was read with gaps must not be taken up by a backup later.
         cache_dir = self._temporary if self._bad_index else spec.cache_dir or self._temporary
-        index = verify_helper.open_sound_index(repo, spec.site, spec.repository, cache_dir, frozenset(self._bad_index))
+        index = verify_helper.open_sound_index(
+            repo, spec.site, spec.repository, cache_dir, frozenset(self._bad_index), self._look_after
+        )
         self._crew.broadcast(("ready", cache_dir, self._bad_index, sorted(self._bad_packs), self._lost))
         self._read_trees()
 
@@ -159,10 +164,7 @@ class _Verify:
 
     def _read_snapshots(self) -> None:
         """Read them before the index: what comes later may refer to what the index did not list yet."""
-        for info in self._repo.store.list("snapshots/"):
-            name = info.key.rpartition("/")[2]
-            if len(name) != _ID_LENGTH:
-                continue
+        for name, _ in self._named("snapshots/"):
             try:
                 snapshot = decode_snapshot(self._repo.load("snapshots", name), name)
             except MissingObject:
@@ -176,8 +178,7 @@ class _Verify:
         self.report.snapshots = len(self._roots)
 
     def _read_index(self) -> None:
-        names = [info.key.rpartition("/")[2] for info in self._repo.store.list("index/")]
-        names = sorted(name for name in names if len(name) == _ID_LENGTH)
+        names = sorted(name for name, _ in self._named("index/"))
         self._phase, self._done, self._total = "index", 0, len(names)
         self.report.index_files = len(names)
 
@@ -202,34 +203,33 @@ class _Verify:
                 )
         self.report.packs = len(self._indexed)
 
-    def _compare_listing(self) -> dict[bytes, int]:
-        """Compare what is listed below data/ with the index; the sizes of the packs that are sound so far."""
+    def _list_packs(self) -> dict[bytes, int]:
+        """The packs below data/ with their sizes in bytes."""
         listed: dict[bytes, int] = {}
-        extra = 0
-        for info in self._repo.store.list("data/"):
-            name = info.key.rpartition("/")[2]
-            if len(name) != _ID_LENGTH:
-                continue
-            if info.key != f"data/{name[:2]}/{name}":
+        for name, info in self._named("data/"):
+            if info.key == f"data/{name[:2]}/{name}":
+                listed[bytes.fromhex(name)] = info.size
+            else:
                 self._problem(f"pack {name}", f"it lies at {info.key}, where no reader looks", error=False)
-                continue
-            pack = bytes.fromhex(name)
-            if pack in self._indexed:
-                listed[pack] = info.size
-            else:
-                extra += 1
-        if extra:
-            self._problem("data/", f"{extra} packs are in no index; the next prune removes them", error=False)
-        for pack, (size, _, _) in self._indexed.items():
-            found = listed.get(pack)
-            if found is None:
-                self._problem(f"pack {pack.hex()}", "it is missing")
-            elif found != size:
-                self._problem(f"pack {pack.hex()}", f"expected {size} bytes by the index, it has {found}")
-            else:
-                continue
+        return listed
+
+    def _compare(self, listed: dict[bytes, int], others: list[LockInfo]) -> dict[bytes, int]:
+        """Compare the listing with the index; the sizes of the packs that are sound so far."""
+        sizes = {pack: size for pack, (size, _, _) in self._indexed.items()}
+        unindexed = len(listed.keys() - sizes.keys())
+        if unindexed and others:
+            holders = ", ".join(f"{lock.hostname} ({lock.age:.0f} s old)" for lock in others)
+            self.report.notes.append(
+                f"packs in no index yet: {unindexed}, as is usual while others write; there are locks of {holders}"
+            )
+        elif unindexed:
+            self._problem("data/", f"packs in no index: {unindexed}; the next prune removes them", error=False)
+        unlisted = sizes.keys() - listed.keys()
+        listed.update(inventory.list_again(self._repo.store, unlisted, self._look_after))
+        for pack, message in inventory.faults(sizes, listed):
+            self._problem(f"pack {pack.hex()}", message)
             self._bad_packs.add(pack)
-        return {pack: size for pack, size in listed.items() if pack not in self._bad_packs}
+        return {pack: size for pack, size in listed.items() if pack in sizes and pack not in self._bad_packs}
 
     def _read_packs(self, listed: dict[bytes, int]) -> None:
         spec = self._spec
@@ -284,6 +284,7 @@ class _Verify:
 
     def _compare_links(self) -> None:
         for snapshot, root in self._roots:
+            self._look_after()
             for first, other in self._graph.clashes(root):
                 names = f"{shown(first[3])} and {shown(other[3])}"
                 self._problem(
@@ -300,14 +301,32 @@ class _Verify:
         above = self._graph.above(targets)
         for snapshot, root in self._roots:
             for count, (tree, path) in enumerate(self._graph.paths(root, targets, above, load)):
+                self._look_after()
                 for name, problem in self._tree_problems[tree]:
                     self.report.blame(problem, snapshot, f"/{shown(join(path, name) if name else path)}")
                 if count >= _PATHS_LOOKED_AT:
                     break
 
-    def _tick(self) -> None:
-        if self._lock is not None:
+    def _named(self, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
+        return inventory.named(self._repo.store, prefix, self._look_after)
+
+    def _look_after(self) -> None:
+        """Tick, if it is time: for stretches in which the crew does not."""
+        if time.monotonic() - self._ticked >= _TICK:
+            self._tick()
+
+    def _keep_lock(self) -> None:
+        if self._lock is None:
+            return
+        try:
+            self._lock.maintain()
+        except Locked as lapsed:
+            self.report.notes.append(f"{lapsed.args[0]}: what is told as missing may have been pruned; verify again")
             self._lock.maintain(reader=True)
+
+    def _tick(self) -> None:
+        self._ticked = time.monotonic()
+        self._keep_lock()
         self._on_event(
             {
                 "event": "progress",

@@ -10,7 +10,7 @@ import gc
 import hashlib
 import marshal
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared.errors import HoldfastError
@@ -191,11 +191,17 @@ class _Helper:
 
 
 def open_sound_index(
-    repo: Repository, site: SiteSpec, repository: str, cache_dir: str, damaged: frozenset[str]
+    repo: Repository,
+    site: SiteSpec,
+    repository: str,
+    cache_dir: str,
+    damaged: frozenset[str],
+    look_after: Callable[[], None] = lambda: None,
 ) -> IndexCache:
-    """The index, as if its damaged files were not there."""
+    """The index, as if its damaged files were not there. `look_after` is called with each that is read."""
 
     def load(name: str) -> list[tuple[bytes, list[Blob]]]:
+        look_after()
         return [] if name in damaged else repo.load_index(name)
 
     return IndexCache.open(
