@@ -6,6 +6,7 @@ are in memory: while the chunks of one are worked on, the next is read and cut.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -22,6 +23,7 @@ from workers.backup.engine.packer import Packer
 
 BIG_FILE = 4 << 20  # bytes; smaller ones travel in batches
 WINDOW = 4 << 20  # bytes read and cut at a time
+UNTOLD = 64 << 30  # bytes that a file may hold beyond its size: some file systems tell none (FUSE), or a wrong one
 
 _chunkers: dict[bytes, FastCdcChunker] = {}
 
@@ -59,7 +61,12 @@ class BigFileReader:
         self._compressors: list[zstandard.ZstdCompressor] = []
 
     def read(self, fd: int, grew: Callable[[int], None]) -> tuple[list[bytes], int]:
-        """The blob ids and size in bytes of what the file holds from its current offset; new blobs are packed."""
+        """The blob ids and size in bytes of what the file holds from its start; new blobs are packed.
+
+        Of a file that grows meanwhile it reads a window more than it held at first and no further: who writes may
+        be faster. Raises OSError, also for a file that does not grow and has no end.
+        """
+        size = os.fstat(fd).st_size
         pool = self._pool or self._prepare()
         # Made for each file: a context for chunks this large holds megabytes, and most files are small.
         self._compressors = [compressor(self._level) for _ in range(self._threads)] if self._level else []
@@ -74,6 +81,7 @@ class BigFileReader:
                 # The other buffer: what runs may still look into this one's last content.
                 whole, final = _fill(self._buffers[window % 2], fd, rest)
                 window += 1
+                final = final or _is_enough(fd, size, total + len(whole))
                 chunks = []
                 at = 0
                 for length in chunker.cut(whole, final=final):
@@ -133,6 +141,17 @@ def _fill(buffer: memoryview, fd: int, rest: memoryview | bytes) -> tuple[memory
             break
         filled += count
     return buffer[:filled], filled < end
+
+
+def _is_enough(fd: int, size: int, done: int) -> bool:
+    """Whether to stop at `done` bytes of a file that had `size`: it has grown. Raises OSError where it has no end."""
+    if done <= size:
+        return False
+    if os.fstat(fd).st_size > size:
+        return True
+    if done > size + UNTOLD:
+        raise OSError(errno.EFBIG, f"it goes on for more than {UNTOLD >> 30} GiB beyond its size")
+    return False
 
 
 def _settle(running: list[Future[None]]) -> None:
