@@ -77,14 +77,12 @@ def _direct(app: App, source: str, options: dict[str, Any]) -> int:
 
 
 def _report(app: App, report: Mapping[str, Any]) -> None:
-    for note in report.get("notes", []):
-        app.warn(str(note))
     app.result(dict(report), *describe(report))
 
 
 def describe(report: Mapping[str, Any]) -> list[str]:
     """What was found, for people: the worst first, the verdict last."""
-    lines: list[str] = []
+    lines = [f"note: {note}" for note in report.get("notes", [])]
     problems = report.get("problems", [])
     for problem in problems[:_PROBLEMS_SHOWN]:
         lines.append(f"{problem['severity']}: {problem['object']}: {problem['message']}")
