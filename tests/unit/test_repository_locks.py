@@ -229,6 +229,47 @@ def test_a_lock_that_was_stale_for_a_while_is_not_refreshed(
     assert len(paths(shop)) == 1
 
 
+@pytest.mark.parametrize("how", ["slept", "removed"])
+def test_a_reader_takes_a_lapsed_lock_anew(
+    shop: Shop, repo: Repository, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It verifies whatever it reads, so it goes on, and is protected from then on: one lock, that others see."""
+    lock = take(repo, "one/holdfast/restore-1")
+    (old,) = paths(shop)
+    if how == "slept":
+        age(old, STALE + 1)
+    else:
+        os.unlink(old)
+    take(repo, "two/holdfast/prune", exclusive=True).release()
+    lock.maintain(reader=True)
+    assert (paths(shop), held(lock)) == ([old] if how == "slept" else [], False), "nothing before it is due"
+    monkeypatch.setattr(lock, "_written", time.monotonic() - REFRESH)
+    lock.maintain(reader=True)
+    assert (len(paths(shop)), paths(shop) == [old], held(lock)) == (1, False, True)
+    with pytest.raises(Locked, match=r"is locked: shared lock .* of one/holdfast/restore-1"):
+        take(repo, "two/holdfast/prune", exclusive=True)
+    lock.release()
+    assert paths(shop) == []
+
+
+@pytest.mark.parametrize(("version", "code"), [("0.14", 1), ("0.18", 11)])
+def test_stock_restic_respects_a_lock_taken_anew(
+    shop: Shop, repo: Repository, monkeypatch: pytest.MonkeyPatch, version: str, code: int
+) -> None:
+    """A lapsed lock is one that `unlock` removes; what a reader writes in its place it keeps, and won't prune over."""
+    clock = type(repo.store).clock
+    with monkeypatch.context() as earlier:
+        earlier.setattr(type(repo.store), "clock", lambda store: clock(store) - STALE - 60)
+        lapsed, lock = take(repo, "one/holdfast/restore-1"), take(repo, "two/holdfast/restore-2")
+    monkeypatch.setattr(lock, "_written", time.monotonic() - REFRESH)
+    lock.maintain(reader=True)
+    shop.restic(version, "unlock")
+    assert (held(lapsed), held(lock), len(paths(shop))) == (False, True, 1)
+    shop.restic(version, "prune", ok=(code,))
+    lock.release()
+    shop.restic(version, "prune")
+
+
 def test_the_fields_of_a_lock(shop: Shop, repo: Repository) -> None:
     """The host's name has slashes, so that no restic takes the process id for one of its own host's."""
     take(repo, "host/holdfast/run")
