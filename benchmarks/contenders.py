@@ -42,6 +42,9 @@ class Contender(Protocol):
     def stop(self) -> None:
         """End it."""
 
+    def said(self) -> str:
+        """What runs beside the commands has logged of late; for when one fails."""
+
     def env(self) -> dict[str, str]:
         """The whole environment of its commands."""
 
@@ -69,6 +72,10 @@ class Restic:
 
     def stop(self) -> None:
         """Nothing ran beside it."""
+
+    def said(self) -> str:
+        """Return nothing."""
+        return ""
 
     def __init__(self, binary: str, place: Place, repository: str, data: str, work: str) -> None:
         self._command = [binary, "--cache-dir", os.path.join(work, "restic-cache")]
@@ -125,6 +132,7 @@ class Holdfast:
             os.makedirs(place.url(repository), exist_ok=True)  # a backup makes no site
         self._cache = os.path.join(work, "holdfast-cache")
         self._state = os.path.join(work, "holdfast-state")
+        self._said = os.path.join(work, "said")
         first = os.path.join(work, "first")
         os.makedirs(first, exist_ok=True)
         fleet = {
@@ -145,6 +153,10 @@ class Holdfast:
 
     def stop(self) -> None:
         """Nothing ran beside it."""
+
+    def said(self) -> str:
+        """Return nothing."""
+        return ""
 
     def env(self) -> dict[str, str]:
         """Return the secrets that the fleet's file names."""
@@ -181,20 +193,17 @@ class Worker(Holdfast):
     def start(self) -> None:
         """Start `holdfast up` with an empty Redis. Raises TimeoutError where it isn't up in WORKER_READY seconds."""
         shutil.rmtree(self._state, ignore_errors=True)
-        said = self._command[-1] + ".said"
-        with open(said, "wb") as file:
+        with open(self._said, "wb") as file:
             command = [*self._command, "up"]
             self._up = subprocess.Popen(command, env=self._env, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         self.beside = self._up.pid
         deadline = time.monotonic() + WORKER_READY
         while self._up.poll() is None and time.monotonic() < deadline:
-            with open(said, encoding="utf-8", errors="replace") as file:
-                if "up: scheduler and worker" in file.read():
-                    return
+            if "up: scheduler and worker" in _tail(self._said):
+                return
             time.sleep(0.05)
         self.stop()
-        with open(said, encoding="utf-8", errors="replace") as file:
-            raise TimeoutError(f"`holdfast up` did not come up:\n{file.read()[-2000:]}")
+        raise TimeoutError(f"`holdfast up` did not come up:\n{self.said()}")
 
     def stop(self) -> None:
         """Stop it as Ctrl-C does, with all that it started."""
@@ -207,6 +216,10 @@ class Worker(Holdfast):
         except subprocess.TimeoutExpired:
             self._up.kill()  # the kernel then ends its children
             self._up.wait()
+
+    def said(self) -> str:
+        """Return the end of what `up` showed, and of the worker's log."""
+        return _tail(self._said) + _tail(os.path.join(self._state, "log", "worker.log"))
 
 
 def tools() -> dict[str, str]:
@@ -243,6 +256,15 @@ def version(binary: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip().partition("\n")[0]
+
+
+def _tail(path: str) -> str:
+    """Return the last 3,000 characters of a log, "" where there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()[-3000:]
+    except FileNotFoundError:
+        return ""
 
 
 def _plain_env(work: str) -> dict[str, str]:

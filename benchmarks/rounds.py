@@ -32,7 +32,7 @@ SETTLE = 2.5
 
 ROOM = 8 << 30
 """Bytes to leave free on the disk."""
-MANY = 10_000
+MANY = 100
 """Files of a tree that is not deleted before the end of the run."""
 WORKER_AT = "local-warm"
 """The one place where the warm worker runs."""
@@ -124,7 +124,10 @@ class Round:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         self._settle(one)
         served = self.place.server_cpu()
-        cost = measure.run(command, env=one.env(), cwd=self.bench.work, beside=one.beside)
+        try:
+            cost = measure.run(command, env=one.env(), cwd=self.bench.work, beside=one.beside)
+        except measure.CommandFailed as error:
+            raise measure.CommandFailed(f"{error}{one.said()}") from None
         served = self.place.server_cpu() - served
         if step == "restore":
             self._check(one.name, target)
