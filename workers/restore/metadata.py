@@ -1,10 +1,11 @@
 """Owners, attributes, modes and times, set in the one order that keeps them all.
 
-    owner -> attributes (ACLs too) -> mode -> times
+    owner -> attributes that the snapshot has not, away -> attributes (ACLs too) -> mode -> times
 
 A change of owner clears setuid and file capabilities; an ACL changes the group's bits of the mode;
-anything changes the time. Times come last also because a file whose size and time are right is taken as
-finished when a restore is taken up again.
+anything changes the time. What is new may have attributes too: a default ACL of its directory is
+inherited, and would let in whom the snapshot does not. Times come last also because a file whose size
+and time are right is taken as finished when a restore is taken up again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import os
 import stat
 from typing import TypeAlias
 
-from workers.restore.places import Places, join, shown
+from workers.restore.places import join, shown
 
 # permission bits, uid, gid, mtime, atime (nanoseconds since 1970), extended attributes
 Meta: TypeAlias = tuple[int, int, int, int, int, tuple[tuple[bytes, bytes], ...]]
 
-_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+# What is taken away where the snapshot has it not. Other attributes (security.selinux, system.nfs4_acl) are the
+# machine's own: it gives them to all that is made, and they can't be removed.
+_REMOVED = ("user.", "trusted.", "system.posix_acl_", "security.capability")
 _KEPT_PROBLEMS = 10
 _BAD = (OSError, OverflowError, ValueError)  # the latter two: numbers that no system call takes
 
@@ -27,8 +30,7 @@ _BAD = (OSError, OverflowError, ValueError)  # the latter two: numbers that no s
 class Metadata:
     """Sets metadata and counts what can't be set: that never fails a restore."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self) -> None:
         self.failed = 0
         self.problems: list[tuple[bytes, str]] = []
 
@@ -38,15 +40,20 @@ class Metadata:
         self.failed, self.problems = 0, []
         return failed, problems
 
-    def on_descriptor(self, fd: int, meta: Meta, directory: bytes, name: bytes, *, is_dir: bool = False) -> None:
+    def on_descriptor(self, fd: int, meta: Meta, directory: bytes, name: bytes) -> None:
         """Set everything of a file or directory that is open."""
         perm, uid, gid, mtime, atime, xattrs = meta
         try:
             os.fchown(fd, uid, gid)
         except _BAD as error:
             self._note(directory, name, f"owner {uid}:{gid}", error)
-        if directory in self._places.inheriting:
-            self._drop_inherited(fd, xattrs, is_dir=is_dir)
+        try:
+            found = os.listxattr(fd)
+        except OSError as error:
+            self._not_listed(directory, name, error)
+        else:
+            if found:
+                self._remove(fd, found, xattrs, directory, name)
         for key, value in xattrs:
             try:
                 os.setxattr(fd, key, value)
@@ -71,13 +78,19 @@ class Metadata:
             os.chown(disk, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
         except _BAD as error:
             self._note(directory, name, f"owner {uid}:{gid}", error)
-        if xattrs:
-            os.fchdir(dir_fd)  # there is no setxattrat in Python
-            for key, value in xattrs:
-                try:
-                    os.setxattr(disk, key, value, follow_symlinks=False)
-                except _BAD as error:
-                    self._note(directory, name, f"attribute {shown(key)}", error)
+        os.fchdir(dir_fd)  # there is no listxattrat in Python
+        try:
+            found = os.listxattr(disk, follow_symlinks=False)
+        except OSError as error:
+            self._not_listed(directory, name, error)
+        else:
+            if found:
+                self._remove(disk, found, xattrs, directory, name)
+        for key, value in xattrs:
+            try:
+                os.setxattr(disk, key, value, follow_symlinks=False)
+            except _BAD as error:
+                self._note(directory, name, f"attribute {shown(key)}", error)
         if not stat.S_ISLNK(kind):
             try:
                 _chmod_unopened(dir_fd, disk, perm, kind)
@@ -88,14 +101,31 @@ class Metadata:
         except _BAD as error:
             self._note(directory, name, "times", error)
 
-    def _drop_inherited(self, fd: int, xattrs: tuple[tuple[bytes, bytes], ...], *, is_dir: bool) -> None:
-        own = {key for key, _ in xattrs}
-        for key in _ACLS[: 2 if is_dir else 1]:
-            if key not in own:
-                try:
-                    os.removexattr(fd, key)
-                except OSError:
-                    continue  # it has none
+    def _not_listed(self, directory: bytes, name: bytes, error: OSError) -> None:
+        if error.errno != errno.ENOTSUP:  # else the file system knows no attributes
+            self._note(directory, name, "list of attributes", error)
+
+    def _remove(
+        self,
+        place: int | bytes,
+        found: list[str],
+        xattrs: tuple[tuple[bytes, bytes], ...],
+        directory: bytes,
+        name: bytes,
+    ) -> None:
+        """Take away those of the attributes `found` at `place` (never a link's target) that are not in `xattrs`."""
+        own = {os.fsdecode(key) for key, _ in xattrs}
+        for key in found:
+            if key in own or not key.startswith(_REMOVED):
+                continue
+            try:
+                if isinstance(place, int):
+                    os.removexattr(place, key)
+                else:
+                    os.removexattr(place, key, follow_symlinks=False)
+            except OSError as error:
+                if error.errno != errno.ENODATA:
+                    self._note(directory, name, f"attribute {shown(os.fsencode(key))}, not in the snapshot", error)
 
     def _note(self, directory: bytes, name: bytes, what: str, error: Exception) -> None:
         self.failed += 1

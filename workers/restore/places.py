@@ -19,7 +19,6 @@ from shared.errors import RestoreError
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT = 256  # descriptors of directories that are kept open
-_DEFAULT_ACL = "system.posix_acl_default"
 
 
 class InTheWay(OSError):
@@ -57,10 +56,8 @@ class Places:
         self._tops = frozenset(tops)
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._undo_dirs: dict[bytes, bytes] = {}  # directory -> the highest one that may hold its safety copies
-        self.inheriting: set[bytes] = set()  # directories with a default ACL, which what is made in them inherits
         self.undo_used: set[bytes] = set()
         self.identity = _identity(os.fstat(root))
-        self._note_acl(b"", root)
 
     def get(self, path: bytes, *, create: bool = True) -> int:
         """A descriptor of the directory, good until the next call.
@@ -114,18 +111,9 @@ class Places:
 
     def _keep(self, path: bytes, fd: int) -> int:
         self._open[path] = fd
-        self._note_acl(path, fd)
         if len(self._open) > _KEPT:
             os.close(self._open.popitem(last=False)[1])
         return fd
-
-    def _note_acl(self, path: bytes, fd: int) -> None:
-        try:
-            os.getxattr(fd, _DEFAULT_ACL)
-        except OSError:
-            self.inheriting.discard(path)
-        else:
-            self.inheriting.add(path)
 
     def keep_copy(self, path: bytes, name: bytes) -> None:
         """Move what stands at `path`/`name`, if anything, to the safety directory. Raises OSError."""

@@ -14,6 +14,7 @@ import stat
 from typing import TypeAlias
 
 from shared.errors import RestoreError
+from shared.repository.crypto import Buffer
 from workers.restore.metadata import Meta, Metadata
 from workers.restore.places import InTheWay, Places, kind_of, shown
 from workers.restore.sparse import write_at
@@ -39,7 +40,7 @@ class Writer:
     def __init__(self, places: Places, *, replacing: bool, run: bytes) -> None:
         """`replacing`: the target held something, so everything goes by temporary names, which `run` makes unique."""
         self.places = places
-        self.metadata = Metadata(places)
+        self.metadata = Metadata()
         self._replacing = replacing
         self._run = run
         os.umask(0)
@@ -50,7 +51,7 @@ class Writer:
             return name
         return TEMPORARY + hashlib.sha256(self._run + name).hexdigest()[:24].encode()
 
-    def small(self, path: bytes, name: bytes, meta: Meta, content: bytes) -> None:
+    def small(self, path: bytes, name: bytes, meta: Meta, content: Buffer) -> None:
         """Make a file whose whole content is at hand. Raises OSError, TargetFull; then it is not there."""
         dir_fd = self.places.get(path)
         disk = self.disk_name(name)
@@ -93,7 +94,7 @@ class Writer:
             raise InTheWay(f"something else has taken the place of {shown(name)} while it was written")
         return fd
 
-    def piece(self, fd: int, content: bytes, offset: int) -> None:
+    def piece(self, fd: int, content: Buffer, offset: int) -> None:
         """Write one piece. Raises OSError, TargetFull."""
         try:
             write_at(fd, content, offset)
@@ -171,7 +172,7 @@ class Writer:
         except FileNotFoundError:
             return False
         above = path.rpartition(b"/")[0]
-        self.metadata.on_descriptor(fd, meta, above, path[len(above) :].lstrip(b"/"), is_dir=True)
+        self.metadata.on_descriptor(fd, meta, above, path[len(above) :].lstrip(b"/"))
         return True
 
     def _create(self, dir_fd: int, disk: bytes) -> int:
