@@ -1,7 +1,8 @@
-"""Keeping helpers busy: tasks out, answers in, progress and locks looked after meanwhile."""
+"""Keeping helpers busy: tasks out, answers in, progress and locks looked after meanwhile; and a helper's side of it."""
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from shared import errors
 from shared.errors import HoldfastError
 from shared.repository import errors as repository_errors
 from shared.storage import api as storage_errors
-from workers.helpers import HelperPool
+from workers.helpers import Channel, HelperPool
 
 Task = tuple[Any, ...]
 _DEPTH = 2  # tasks that a helper has at once: the next is there when it is done with one
@@ -28,6 +29,26 @@ _CLASSES = {
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, HoldfastError)
 }
+
+
+def serve(channel: Channel, start: Callable[..., object]) -> None:
+    """A helper's side: do one coordinator's tasks until its socket closes. Raises CoordinatorGone then.
+
+    The first message holds the arguments of `start`; each later one names a method of what that gave, with its
+    arguments. Each is answered with the same name and what the method gave. An error that makes going on
+    pointless is answered with ("fatal", exit code, message, hint).
+    """
+    gc.disable()  # what is read forms no cycles, and there is much of it
+    try:
+        name, *arguments = channel.receive()
+        helper = start(*arguments)
+        channel.send((name,))
+        while True:
+            name, *arguments = channel.receive()
+            channel.send((name, *getattr(helper, name)(*arguments)))
+    except HoldfastError as error:
+        channel.send(("fatal", error.exit_code, str(error.args[0]), error.hint))
+        channel.receive()  # nothing more comes: this waits for the end
 
 
 class Crew:

@@ -25,13 +25,14 @@ def compressor(level: int = DEFAULT_LEVEL) -> zstandard.ZstdCompressor:
     return zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True)
 
 
-def decompress(frame: Buffer, expected: int) -> bytes:
-    """Unpack one frame of exactly `expected` bytes. Raises Damaged."""
+def decompress(frame: Buffer, expected: int, unzip: zstandard.ZstdDecompressor | None = None) -> bytes:
+    """Unpack one frame of exactly `expected` bytes, with `unzip` where there are many to unpack. Raises Damaged."""
     try:
         stated = zstandard.frame_content_size(frame)
         if stated not in (-1, expected):
             raise Damaged(f"compressed data: expected {expected} bytes unpacked, its frame says {stated}")
-        plain = zstandard.ZstdDecompressor().decompress(frame, max_output_size=expected, allow_extra_data=False)
+        unzip = unzip or zstandard.ZstdDecompressor()
+        plain = unzip.decompress(frame, max_output_size=expected, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise Damaged(f"compressed data: {error}") from error
     if len(plain) != expected:

@@ -30,12 +30,12 @@ def test_written_in_any_pieces(parts: list[tuple[bytes, int]], cuts: list[int]) 
             assert os.fstat(file.fileno()).st_blocks == 0
 
 
-@given(parts=PARTS, offset=st.integers(0, 2 * BLOCK))
+@given(parts=PARTS, offset=st.integers(0, 2 * BLOCK), kind=st.sampled_from([bytes, memoryview]))
 @settings(max_examples=150, deadline=None)
-def test_only_zeros_are_left_out(parts: list[tuple[bytes, int]], offset: int) -> None:
+def test_only_zeros_are_left_out(parts: list[tuple[bytes, int]], offset: int, kind: type[bytes | memoryview]) -> None:
     """The segments ascend, do not overlap, and what lies between them is zeros."""
     content = b"".join((unit * size)[:size] for unit, size in parts)
-    found = segments(content, offset)
+    found = segments(kind(content), offset)
     if found is not None:
         kept = bytearray(len(content))
         end = 0

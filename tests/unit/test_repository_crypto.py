@@ -75,6 +75,19 @@ def test_what_is_sealed_is_unsealed(size: int) -> None:
         assert (len(sealed), Sealer(KEY).unseal(kind(sealed))) == (size + OVERHEAD, plain)
 
 
+@pytest.mark.parametrize("size", [0, 1, 17, 4096])
+def test_unsealed_into_a_buffer_that_is_used_again(size: int) -> None:
+    """As many bytes as the content has are written, to the front; none where the tag does not match."""
+    plain = os.urandom(size)
+    room = bytearray(b"before" * 1000)
+    sealed = Sealer(KEY).seal(plain)
+    with pytest.raises(Damaged):
+        Sealer(KEY).unseal_into(sealed[:-1] + bytes([sealed[-1] ^ 1]), memoryview(room))
+    assert room == b"before" * 1000
+    assert Sealer(KEY).unseal_into(sealed, memoryview(room)) == size
+    assert room == plain + (b"before" * 1000)[size:]
+
+
 def test_two_seals_of_one_content_differ() -> None:
     """The IV is drawn anew each time."""
     sealer = Sealer(KEY)

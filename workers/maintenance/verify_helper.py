@@ -6,14 +6,12 @@ pointless (a site that is away) is answered with ("fatal", exit code, message, h
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import marshal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from shared.errors import HoldfastError
 from shared.repository.crypto import MasterKey, Sealer
 from shared.repository.errors import Damaged
 from shared.repository.index import decode_index
@@ -23,8 +21,10 @@ from shared.repository.repository import Repository, pack_key
 from shared.storage.api import MissingObject, Permanent
 from workers.access import is_remote, repository_store
 from workers.backup.spec import SiteSpec
+from workers.crew import serve
 from workers.helpers import Channel
 from workers.maintenance.treecheck import require_tree
+from workers.restore.memory import keep_freed_memory
 from workers.restore.reading import Reader, Span
 
 Told = tuple[bool, str, str]
@@ -39,17 +39,8 @@ def digest(blobs: Sequence[Blob]) -> bytes:
 
 def main(channel: Channel) -> None:
     """Serve one coordinator until its socket closes."""
-    gc.disable()  # what is read forms no cycles, and there is much of it
-    try:
-        name, *arguments = channel.receive()
-        helper = _Helper(*arguments)
-        channel.send((name,))
-        while True:
-            name, *arguments = channel.receive()
-            channel.send((name, *getattr(helper, name)(*arguments)))
-    except HoldfastError as error:
-        channel.send(("fatal", error.exit_code, str(error.args[0]), error.hint))
-        channel.receive()  # nothing more comes: this waits for the end
+    keep_freed_memory()
+    serve(channel, _Helper)
 
 
 class _Helper:
@@ -174,7 +165,7 @@ class _Helper:
                 packs[location.pack].append(Span(location.offset, location.length, location.uncompressed, tree))
         for pack, spans in packs.items():
             try:
-                for span, content in self._reader.blobs(pack, spans, BlobType.TREE):
+                for span, content in self._reader.trees(pack, spans):
                     found[span.id] = content.args[0] if isinstance(content, Damaged) else content
             except Permanent as error:
                 found.update({span.id: str(error) for span in spans if span.id not in found})

@@ -7,7 +7,6 @@ going on pointless (no space, a site that is away) is answered with ("fatal", ex
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import marshal
 import os
@@ -15,14 +14,15 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from shared.errors import HoldfastError
-from shared.repository.crypto import MasterKey, Sealer
+from shared.repository.crypto import Buffer, MasterKey, Sealer
 from shared.repository.errors import Damaged
 from shared.repository.pack import BlobType
 from shared.repository.repository import Repository
 from workers.access import WholeFirst, is_remote, open_index, repository_store
 from workers.backup.spec import SiteSpec
+from workers.crew import serve
 from workers.helpers import Channel
+from workers.restore.memory import keep_freed_memory
 from workers.restore.places import InTheWay, Places, join, open_target, shown
 from workers.restore.reading import Reader, Span
 from workers.restore.selection import Selection
@@ -51,17 +51,8 @@ class Setup:
 
 def main(channel: Channel) -> None:
     """Serve one coordinator until its socket closes."""
-    gc.disable()  # records form no cycles, and there are many of them
-    try:
-        name, *arguments = channel.receive()
-        helper = _Helper(Setup(*arguments))
-        channel.send((name,))
-        while True:
-            name, *arguments = channel.receive()
-            channel.send((name, *getattr(helper, name)(*arguments)))
-    except HoldfastError as error:
-        channel.send(("fatal", error.exit_code, str(error.args[0]), error.hint))
-        channel.receive()  # nothing more comes: this waits for the end
+    keep_freed_memory()
+    serve(channel, lambda *setup: _Helper(Setup(*setup)))
 
 
 class _Helper:
@@ -246,7 +237,7 @@ class _Fill:
                 os.close(fd)
         return self._bytes, list(self._written.items()), list(self._lost), self._pack if self._damaged else b""
 
-    def _write(self, target: Any, content: bytes | Damaged) -> None:
+    def _write(self, target: Any, content: Buffer | Damaged) -> None:
         if isinstance(content, Damaged):
             self._damaged = True
             if len(target) == 2:
@@ -265,7 +256,7 @@ class _Fill:
         else:
             self._piece(target, content)
 
-    def _piece(self, target: Any, content: bytes) -> None:
+    def _piece(self, target: Any, content: Buffer) -> None:
         path, name, number, identity, at = target
         if number in self._lost:
             return

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import zstandard
 
-from shared.repository.compression import DATA_BLOB_MAX, TREE_BLOB_MAX
-from shared.repository.crypto import OVERHEAD, Sealer
+from shared.repository.compression import DATA_BLOB_MAX, TREE_BLOB_MAX, decompress
+from shared.repository.crypto import OVERHEAD, Buffer, Sealer
 from shared.repository.errors import Damaged
 from shared.repository.pack import BlobType
 from shared.repository.repository import pack_key
 from shared.storage.api import MissingObject, ObjectStore, Permanent
+
+_ROOM = 8 << 20  # bytes; the largest blob of restic's chunker. Only what is used of it takes memory
 
 
 class Span(NamedTuple):
@@ -36,18 +38,25 @@ class Reader:
         self._store = store
         self._sealer = sealer
         self._unzip = zstandard.ZstdDecompressor()
-        # Where each request waits for a network, it is cheaper to read on than to ask again.
+        self._room = memoryview(bytearray(_ROOM))  # what is decrypted, one blob after the other
+        # Where each request waits for a network, it is cheaper to read on than to ask again. On a disk more than a
+        # MiB at once gains nothing, and is memory that each helper holds.
         self._gap = (1 << 20) if remote else (64 << 10)
-        self._most = (16 << 20) if remote else (4 << 20)
+        self._most = (16 << 20) if remote else (1 << 20)
 
-    def blobs(self, pack: bytes, spans: list[Span], blob_type: BlobType) -> Iterator[tuple[Span, bytes | Damaged]]:
+    def blobs(self, pack: bytes, spans: list[Span], blob_type: BlobType) -> Iterator[tuple[Span, Buffer | Damaged]]:
         """The content, or what is wrong with it, of each of these blobs of one pack, ascending by offset.
 
-        Each of `spans` once. Raises StorageError, but not for a pack that is missing or cut: that is
-        given as damage.
+        Each of `spans` once. Content is good until the next is asked for. Raises StorageError, but not for
+        a pack that is missing or cut: that is given as damage.
         """
         for run in self._runs(sorted(spans)):
             yield from self._run(pack, run, blob_type)
+
+    def trees(self, pack: bytes, spans: list[Span]) -> Iterator[tuple[Span, bytes | Damaged]]:
+        """As `blobs`, for trees; their content is good for ever."""
+        for span, content in self.blobs(pack, spans, BlobType.TREE):
+            yield span, content if isinstance(content, Damaged) else bytes(content)
 
     def _runs(self, spans: list[Span]) -> Iterator[list[Span]]:
         run: list[Span] = []
@@ -62,7 +71,7 @@ class Reader:
         if run:
             yield run
 
-    def _run(self, pack: bytes, run: list[Span], blob_type: BlobType) -> Iterator[tuple[Span, bytes | Damaged]]:
+    def _run(self, pack: bytes, run: list[Span], blob_type: BlobType) -> Iterator[tuple[Span, Buffer | Damaged]]:
         start = run[0].offset
         stop = max(span.offset + span.length for span in run)
         try:
@@ -85,29 +94,17 @@ class Reader:
             except Damaged as error:
                 yield span, Damaged(f"pack {pack.hex()}: blob {span.id.hex()[:16]}: {error.args[0]}")
 
-    def open(self, span: Span, sealed: memoryview | bytes, blob_type: BlobType) -> bytes:
-        """The content in a blob's stored bytes. Raises Damaged."""
+    def open(self, span: Span, sealed: Buffer, blob_type: BlobType) -> Buffer:
+        """The content in a blob's stored bytes, good until the next is opened. Raises Damaged."""
         size = span.uncompressed or span.length - OVERHEAD
         limit = TREE_BLOB_MAX if blob_type == BlobType.TREE else DATA_BLOB_MAX
         if size > limit:
             raise Damaged(f"it would unpack to {size} bytes, at most {limit} are allowed")
-        content = self._sealer.unseal(sealed)
+        room = self._room if len(sealed) <= _ROOM + OVERHEAD else memoryview(bytearray(len(sealed)))
+        content: Buffer = room[: self._sealer.unseal_into(sealed, room)]
         if span.uncompressed:
-            content = self._unpack(content, span.uncompressed)
+            content = decompress(content, span.uncompressed, self._unzip)
         got = hashlib.sha256(content).digest()
         if got != span.id:
             raise Damaged(f"its content hashes to {got.hex()[:16]}")
         return content
-
-    def _unpack(self, frame: bytes, expected: int) -> bytes:
-        """As compression.decompress, with one decompressor for all."""
-        try:
-            stated = zstandard.frame_content_size(frame)
-            if stated not in (-1, expected):
-                raise Damaged(f"expected {expected} bytes unpacked, its frame says {stated}")
-            plain = self._unzip.decompress(frame, max_output_size=expected)
-        except zstandard.ZstdError as error:
-            raise Damaged(f"compressed data: {error}") from error
-        if len(plain) != expected:
-            raise Damaged(f"expected {expected} bytes unpacked, got {len(plain)}")
-        return plain

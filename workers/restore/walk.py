@@ -138,7 +138,7 @@ class Walker:
                 packs[location.pack][tree] = Span(location.offset, location.length, location.uncompressed, tree)
         reasons: dict[bytes, str] = {}
         for pack, spans in packs.items():
-            for span, content in self._reader.blobs(pack, list(spans.values()), BlobType.TREE):
+            for span, content in self._reader.trees(pack, list(spans.values())):
                 if isinstance(content, Damaged):
                     batch.damaged.add(pack)
                     reasons[span.id] = content.args[0]
