@@ -30,17 +30,13 @@ def choose_snapshot(
         limit = parse_time(before) if before else None
     except Damaged as error:
         raise RestoreError(f"{before!r} is no time", hint="Write it as 2026-03-01T12:00:00Z") from error
+
+    def passed_over(error: Damaged) -> None:
+        if notes is not None:
+            notes.append(f"passed over: {error}")
+
     found: Snapshot | None = None
-    for info in repo.store.list("snapshots/"):
-        name = info.key.rpartition("/")[2]
-        try:
-            snapshot = decode_snapshot(repo.load("snapshots", name), name)
-        except MissingObject:
-            continue  # forgotten between the listing and the reading
-        except Damaged as error:
-            if notes is not None:
-                notes.append(f"passed over: {error}")
-            continue
+    for snapshot in repo.snapshots(passed_over):
         if (source and snapshot.source != source) or (limit is not None and snapshot.time > limit):
             continue
         if found is None or snapshot.time > found.time:
