@@ -24,10 +24,13 @@ _GO_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F
 _GO_UNSHORT = {short[1:].encode(): char.encode() for char, short in _GO_SHORT.items()} | {b"'": b"'"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NS = 10**9
-_YEAR_0 = -62167219200  # seconds from the epoch to 0000-01-01
-_YEAR_1 = -62135596800
-_YEAR_10000 = 253402300800
-_400_YEARS = 146097 * 86400
+_DAY_SECONDS = 86400
+_YEAR_0 = -719528  # days from the epoch to 0000-01-01
+_YEAR_1 = -719162
+_YEAR_10000 = 2932897
+_400_YEARS = 146097  # days
+_MINUTES = [f"{minute // 60:02d}:{minute % 60:02d}:" for minute in range(1440)]
+_SECONDS = [f"{second:02d}" for second in range(60)]
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))")
 
 
@@ -95,28 +98,30 @@ def name_string(name: bytes) -> str:
     return json_string(go_quote(name))
 
 
-@lru_cache(maxsize=16384)
-def _whole_second(seconds: int) -> str:
-    if seconds < _YEAR_1:  # datetime knows no year 0: the calendar repeats every 400 years
-        return f"0000{_whole_second(seconds + _400_YEARS)[4:]}"
-    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
+@lru_cache(maxsize=4096)
+def _day(days: int) -> str:
+    if days < _YEAR_1:  # datetime knows no year 0: the calendar repeats every 400 years
+        return f"0000{_day(days + _400_YEARS)[4:]}"
+    return f"{(_EPOCH + timedelta(days=days)).date().isoformat()}T"
 
 
 def time_string(ns: int) -> str:
     """Nanoseconds since 1970 as RFC 3339 in UTC; years beyond 0 to 9999 are clamped."""
     seconds, fraction = divmod(ns, _NS)
+    days, rest = divmod(seconds, _DAY_SECONDS)
+    if not _YEAR_0 <= days < _YEAR_10000:
+        days, rest = (_YEAR_0, 0) if days < _YEAR_0 else (_YEAR_10000 - 1, _DAY_SECONDS - 1)
+        fraction = 0
+    minute, second = divmod(rest, 60)
     if fraction:
-        digits = f"{fraction:09d}".rstrip("0")
-        if _YEAR_0 <= seconds < _YEAR_10000:
-            return f"{_whole_second(seconds)}.{digits}Z"
-    seconds = min(max(seconds, _YEAR_0), _YEAR_10000 - 1)
-    return f"{_whole_second(seconds)}Z"
+        return f"{_day(days)}{_MINUTES[minute]}{_SECONDS[second]}.{fraction:09d}".rstrip("0") + "Z"
+    return f"{_day(days)}{_MINUTES[minute]}{_SECONDS[second]}Z"
 
 
 @lru_cache(maxsize=16384)
 def _parse_second(text: str) -> int:
     if text.startswith("0000"):
-        return _parse_second(f"0400{text[4:]}") - _400_YEARS
+        return _parse_second(f"0400{text[4:]}") - _400_YEARS * _DAY_SECONDS
     return int((datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1))
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from shared.errors import BackupError, UsageError
+from shared.repository.crypto import Buffer
 from shared.repository.pack import BlobType
 from tests.support.backups import Shop, write
 from tests.support.compare import compare_trees
-from workers.backup.engine import helper
+from workers.backup.engine import reading
 from workers.backup.engine.big import BIG_FILE
 from workers.backup.engine.helper import first_met
 from workers.backup.engine.sources import resolve
@@ -42,20 +43,20 @@ def test_the_root_by_any_number_of_slashes_is_the_root(path: str) -> None:
 
 def test_a_small_file_that_has_become_big_is_read_as_a_big_one(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """It grows between the look at its size and its reading: it may hold more than fits in memory."""
-    real, path = helper._read_all, f"{shop.source}/d/file"
+    real, path = reading.read_whole, f"{shop.source}/d/file"
     lengths: list[int] = []
 
-    def grow_first(fd: int, size: int) -> bytes | None:
+    def grow_first(fd: int, size: int, room: memoryview) -> Buffer | None:
         if size == 1000:
             with open(path, "r+b") as file:
                 file.seek(5 * BIG_FILE)
                 file.write(os.urandom(1000))
-        data = real(fd, size)
+        data = real(fd, size, room)
         lengths.append(len(data or b""))
         assert lengths == [0]
         return data
 
-    monkeypatch.setattr(helper, "_read_all", grow_first)
+    monkeypatch.setattr(reading, "read_whole", grow_first)
     done = shop.backup()
     assert (done.complete, done.files_new) == (True, 1)
     assert compare_trees(shop.source, shop.restore(), top=False) == []

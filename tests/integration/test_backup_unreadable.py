@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from shared.repository.crypto import Buffer
 from tests.support.backups import Shop, write
 from tests.support.compare import compare_trees
 from tests.support.processes import in_processes
 from tests.support.stores import NOBODY
-from workers.backup.engine import helper, scan
+from workers.backup.engine import reading, scan
 from workers.backup.spec import BackupResult
 
 
@@ -83,14 +84,14 @@ def test_the_next_complete_backup_says_so(shop: Shop, monkeypatch: pytest.Monkey
 
 def _fail_reading(patch: pytest.MonkeyPatch, path: str, number: int) -> None:
     """Make the disk fail under one file: no test can have a disk that does."""
-    read_all = helper._read_all
+    read_all = reading.read_whole
 
-    def failing(fd: int, size: int) -> bytes:
+    def failing(fd: int, size: int, room: memoryview) -> Buffer | None:
         if os.readlink(f"/proc/self/fd/{fd}") == path:
             raise OSError(number, os.strerror(number))
-        return read_all(fd, size)
+        return read_all(fd, size, room)
 
-    patch.setattr(helper, "_read_all", failing)
+    patch.setattr(reading, "read_whole", failing)
 
 
 def test_a_file_removed_between_scan_and_reading_is_recorded(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,17 +143,17 @@ def _just_before_reading(patch: pytest.MonkeyPatch, name: bytes, change: object)
 def test_a_small_file_that_keeps_changing_is_kept_as_read(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read three times, then taken as it is, told, and read again by the next run whatever its times say."""
     path = f"{shop.source}/d/f7"
-    read_all = helper._read_all
+    read_all = reading.read_whole
 
-    def appended(fd: int, size: int) -> bytes:
-        data = read_all(fd, size)
+    def appended(fd: int, size: int, room: memoryview) -> Buffer | None:
+        data = read_all(fd, size, room)
         if os.readlink(f"/proc/self/fd/{fd}") == path:
             with open(path, "ab") as file:
                 file.write(b"+")
         return data
 
     with monkeypatch.context() as racing:
-        racing.setattr(helper, "_read_all", appended)
+        racing.setattr(reading, "read_whole", appended)
         result = shop.backup()
     incomplete(shop, result, f"{path}: changed while it was read; what was read is kept")
     node = shop.nodes(result.tree, f"{shop.source}/d")[b"f7"]
@@ -164,16 +165,16 @@ def test_a_small_file_that_keeps_changing_is_kept_as_read(shop: Shop, monkeypatc
 def test_one_change_while_reading_is_read_again_silently(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second reading is whole and fits its times: nothing is missing."""
     path = f"{shop.source}/d/f7"
-    read_all = helper._read_all
+    read_all = reading.read_whole
     todo = [b"changed once"]
 
-    def changed(fd: int, size: int) -> bytes:
-        data = read_all(fd, size)
+    def changed(fd: int, size: int, room: memoryview) -> Buffer | None:
+        data = read_all(fd, size, room)
         if os.readlink(f"/proc/self/fd/{fd}") == path and todo:
             Path(path).write_bytes(todo.pop())
         return data
 
-    monkeypatch.setattr(helper, "_read_all", changed)
+    monkeypatch.setattr(reading, "read_whole", changed)
     assert shop.backup().complete
     assert compare_trees(shop.source, shop.restore(), top=False) == []
 

@@ -18,7 +18,7 @@ import zstandard
 from shared.errors import BackupError
 from shared.repository.chunker import MAX_SIZE, FastCdcChunker, seed_for
 from shared.repository.compression import compressor
-from shared.repository.crypto import MasterKey
+from shared.repository.crypto import Buffer, MasterKey
 from workers.backup.engine.packer import Packer
 
 BIG_FILE = 4 << 20  # bytes; smaller ones travel in batches
@@ -35,10 +35,10 @@ def _chunker(key: MasterKey) -> FastCdcChunker:
     return chunker
 
 
-def cut_whole(key: MasterKey, data: bytes) -> list[memoryview | bytes]:
+def cut_whole(key: MasterKey, data: Buffer) -> list[Buffer]:
     """The chunks of a file that is in memory, as views."""
     view = memoryview(data)
-    chunks: list[memoryview | bytes] = []
+    chunks: list[Buffer] = []
     at = 0
     for length in _chunker(key).cut(view, final=True):
         chunks.append(view[at : at + length])

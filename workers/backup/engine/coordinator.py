@@ -19,9 +19,9 @@ from shared.errors import HoldfastError, Interrupted
 from shared.repository.pack import BlobType
 from workers.backup.engine.assembly import Assembler, Directory, Place
 from workers.backup.engine.big import BIG_FILE
-from workers.backup.engine.helper import CHANGED, NEW, UNMODIFIED
 from workers.backup.engine.known import Known
 from workers.backup.engine.packer import Packer, Uploader
+from workers.backup.engine.reading import CHANGED, NEW, UNMODIFIED
 from workers.backup.engine.scan import LEFT_EMPTY
 from workers.backup.engine.treecache import Ref
 from workers.helpers import HelperPool
