@@ -28,6 +28,7 @@ BATCH_FILES = 128
 BATCH_BYTES = 1 << 20
 WAITING = 4
 EARLY = 8
+READ_ON = 1 << 16  # bytes asked for where a file is longer than it was
 RETRIES = 3  # readings of a file that changes meanwhile
 
 # path, name, node, key, ids of its blobs, against the parent (below), bytes read
@@ -264,17 +265,18 @@ def read_whole(fd: int, size: int, room: memoryview) -> Buffer | None:
     """
     if size >= BIG_FILE:
         return None
-    if size < len(room):
-        if os.readv(fd, (room,)) == size:  # with room to spare, so that was all
-            return room[:size]
-        os.lseek(fd, 0, os.SEEK_SET)  # it grew, or the read was short
     parts: list[bytes] = []
     total = 0
-    while data := os.read(fd, size + 1 if not parts and size else 1 << 20):
+    if size < len(room):
+        total = os.readv(fd, (room,))
+        if total == size:  # with room to spare, so that was all
+            return room[:size]
+        parts.append(bytes(room[:total]))  # it grew or shrank, or the read was short
+    while data := os.read(fd, max(size + 1 - total, READ_ON)):
         parts.append(data)
         total += len(data)
-        if total == size and len(parts) == 1:
-            break
         if total >= BIG_FILE:
             return None
+        if total == size == len(data):
+            break
     return parts[0] if len(parts) == 1 else b"".join(parts)
