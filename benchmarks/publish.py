@@ -92,8 +92,9 @@ def readme(figures: Figures) -> str:
     return "\n\n".join(
         [
             (
-                f"On {_machine(figures)}, local directory, warm cache, against {_restic(figures)}: medians of "
-                f"{_rounds(lines)} (lowest to highest). Ratios below 1 mean that Holdfast took less."
+                f"On {_machine(figures)}, local directory, warm cache, against {_restic(figures)}: "
+                f"{_rounds(lines)}{_busy(figures)}. Ratios below 1 mean that Holdfast took less. Cold cache, MinIO, and "
+                "the spread of each figure are in [docs/benchmarks.md](docs/benchmarks.md)."
             ),
             _table(rows),
             (
@@ -133,7 +134,7 @@ def page(figures: Figures) -> str:
     ]
     for where, title in PLACES.items():
         if lines := figures.at(where):
-            parts += [f"### {title}", f"Medians of {_rounds(lines)} (lowest to highest).", _costs(figures, lines)]
+            parts += [f"### {title}", f"{_rounds(lines).capitalize()}.", _costs(figures, lines)]
             parts += _judgement(figures, lines)
     if lines := [line for line in figures.lines if WORKER in line.ratios]:
         parts += [
@@ -175,6 +176,19 @@ def replace(text: str, block: str) -> str:
 def between(text: str) -> str:
     """Return what stands between the markers of a page."""
     return text.partition(BEGIN)[2].partition(END)[0].strip("\n")
+
+
+def stale() -> list[str]:
+    """Return the pages that don't say what was published; none where nothing was."""
+    if not os.path.exists(PUBLISHED):
+        return []
+    figures = Figures.load(PUBLISHED)
+    found = []
+    for name, make in PAGES.items():
+        with open(os.path.join(ROOT, name), encoding="utf-8") as file:
+            if between(file.read()) != make(figures):
+                found.append(name)
+    return found
 
 
 def refusal(result: dict[str, Any]) -> str:
@@ -305,7 +319,15 @@ def _restic(figures: Figures) -> str:
 
 def _rounds(lines: Sequence[Line]) -> str:
     number = min(line.rounds for line in lines)
-    return f"{number} pairs of runs in turning order" if number > 1 else "a single pair of runs"
+    if number == 1:
+        return "a single pair of runs, which is a guide and no more"
+    return f"medians of {number} pairs of runs in turning order (lowest to highest)"
+
+
+def _busy(figures: Figures) -> str:
+    """Say so where the machine was not quiet."""
+    load = figures.facts["machine"]["load_at_start"]
+    return f", on a machine that had other work (a load of {load:.1f})" if load > report.QUIET else ""
 
 
 def _seconds(spread: Spread) -> str:

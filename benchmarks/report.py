@@ -30,6 +30,9 @@ AIMS = {
 }
 """Aims for the ratio of wall time, for a local directory with a warm cache."""
 
+QUIET = 0.5
+"""The load of a machine, over the minute before a run, up to which it counts as having nothing else to do."""
+
 MEASURES = ("wall", "cpu", "pss", "stored")
 
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 CASES = [f"{name}-{step}" for name, steps in STEPS.items() for step in steps]
 PLACES = ("local-warm", "local-cold", "minio")
-ROUNDS = {"local-warm": 3, "local-cold": 2, "minio": 2}
-SECONDS = {"small": 75, "text": 40, "random": 40}
+ROUNDS = {"local-warm": 3, "local-cold": 1, "minio": 1}
+SECONDS = {"small": 90, "text": 40, "random": 45}
 """What one round of a pair takes, about, on two cores; only for the estimate."""
-WORKER = 0.5
+WORKER = 0.55
 """How much of that the warm worker takes besides."""
 QUICK = 0.2
 """How much of it a tenth of the data takes."""
@@ -167,13 +167,13 @@ def _estimate(options: argparse.Namespace, binaries: dict[str, str], data: dict[
     beside = sum(SECONDS[name] for name in data) * WORKER if report.WORKER in binaries else 0
     seconds = sum(options.rounds[where] * (pair + (beside if where == WORKER_AT else 0)) for where in options.where)
     minutes = (seconds * (QUICK if options.quick else 1) + (COUNTED if options.parity == "too" else 0)) / 60
-    rounds = ", ".join(f"{options.rounds[where]} rounds at {where}" for where in options.where)
-    return f"{rounds}: about {max(1, round(minutes))} minutes"
+    rounds = ", ".join(f"{where} {options.rounds[where]}" for where in options.where)
+    return f"rounds: {rounds}; about {max(1, round(minutes))} minutes"
 
 
 def _warn(options: argparse.Namespace, binaries: dict[str, str], data: dict[str, DataSet], base: str) -> None:
     """Say what will spoil the figures: other work on the machine, or a disk too small to keep restored trees."""
-    if (load := os.getloadavg()[0]) > 0.5:
+    if (load := os.getloadavg()[0]) > report.QUIET:
         _say(f"the machine has other work: a load of {load:.1f} in the last minute; the figures will be worse for it")
     trees = sum(options.rounds[where] for where in options.where) * len(set(binaries) - {report.WORKER})
     trees += options.rounds[WORKER_AT] if report.WORKER in binaries and WORKER_AT in options.where else 0
