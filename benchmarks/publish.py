@@ -93,7 +93,7 @@ def readme(figures: Figures) -> str:
         [
             (
                 f"On {_machine(figures)}, local directory, warm cache, against {_restic(figures)}: "
-                f"{_rounds(lines)}{_busy(figures)}. Ratios below 1 mean that Holdfast took less. Cold cache, MinIO, and "
+                f"{_rounds(lines)}{_busy(figures)}. Ratios below 1 mean that Holdfast took less. Cold cache, MinIO and "
                 "the spread of each figure are in [docs/benchmarks.md](docs/benchmarks.md)."
             ),
             _table(rows),
