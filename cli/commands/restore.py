@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,14 @@ import click
 
 from cli import format as show
 from cli import runs
+from cli.apart import Apart
 from cli.app import App, global_options, pass_app
+from cli.places import place_of, recovery_of
 from cli.when import parse_when
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
+    from shared.repository.repository import Repository
     from shared.repository.snapshot import Snapshot
 
 _POLICIES = ("always", "if-changed", "if-newer", "never")
@@ -80,19 +84,12 @@ def command(
         raise UsageError("--in-place and --to exclude each other")
     if before and snapshot != "latest":
         raise UsageError("--snapshot and --before exclude each other")
-    app.fleet.source(source)
     limit = parse_when(before, datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if before else ""
-    chosen = _choose(app, source, snapshot, limit, site)
-    if not in_place and target is None:
-        target = default_target(source, chosen.time / 1e9)
-    app.say(f"{source} as it was {show.moment(chosen.time / 1e9)}, {show.ago(chosen.time / 1e9, time.time())}")
     options: dict[str, Any] = {
-        "snapshot": chosen.id,
         "paths": [path] if path else [],
         "base": os.path.dirname(path) if path and not in_place else "",
         "includes": list(includes),
         "excludes": list(excludes),
-        "target": os.path.abspath(target) if target else "",
         "in_place": in_place,
         "overwrite": overwrite or "",
         "dry_run": dry_run,
@@ -100,15 +97,25 @@ def command(
     }
     if site:
         options["site"] = site
-    if direct:
-        return _direct(app, source, options, in_place=in_place)
-    from shared.ledger.model import RunKind
+    pick = _Pick(source, snapshot, limit, target or "", in_place)
+    return _direct(app, pick, options) if direct else _by_worker(app, pick, options)
 
-    # What stood there is known only where the worker is on this machine: then the Redis is `holdfast up`'s own.
-    fresh = bool(target) and not os.path.lexists(options["target"]) and app.fleet.broker_url() is None
-    run = runs.follow(app, runs.ring(app, RunKind.RESTORE, source, options), source)
-    _report(app, run.result, fresh=fresh)
-    return runs.exit_code_of(run)
+
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """Which snapshot is wanted, and where to."""
+
+    source: str
+    snapshot: str
+    before: str
+    target: str  # empty: beside what is there
+    in_place: bool
+
+    def place(self, chosen: Snapshot) -> str:
+        """The target, absolute; nothing in place."""
+        if self.in_place:
+            return ""
+        return os.path.abspath(self.target or default_target(self.source, chosen.time / 1e9))
 
 
 def default_target(source: str, moment: float) -> str:
@@ -116,33 +123,61 @@ def default_target(source: str, moment: float) -> str:
     return f"restored-{source.replace('/', '-')}-{datetime.fromtimestamp(moment, UTC):%Y%m%dT%H%M%SZ}"
 
 
-def _choose(app: App, source: str, wanted: str, before: str, site: str) -> Snapshot:
+def _choose(app: App, repository: Repository, pick: _Pick) -> Snapshot:
     """Pin the snapshot now: so it can be said from when the data is, and running again goes on with the same."""
-    from cli.repositories import open_repository
     from workers.restore.choose import choose_snapshot
 
-    repository = open_repository(app.fleet, source, site)
     notes: list[str] = []
     try:
-        chosen = choose_snapshot(repository, wanted, source=source, before=before, notes=notes)
+        chosen = choose_snapshot(repository, pick.snapshot, source=pick.source, before=pick.before, notes=notes)
     finally:
         repository.store.close()  # before helpers are forked
     for note in notes:
         app.warn(note)
+    when = chosen.time / 1e9
+    app.say(f"{pick.source} as it was {show.moment(when)}, {show.ago(when, time.time())}")
     return chosen
 
 
-def _direct(app: App, source: str, options: dict[str, Any], *, in_place: bool) -> int:
-    from workers.restore.run import run_restore
-    from workers.specs import restore_spec
+def _by_worker(app: App, pick: _Pick, options: dict[str, Any]) -> int:
+    from cli.repositories import open_place
+    from shared.ledger.model import RunKind
 
-    if in_place:
-        runs.require_local(app, source, "Restore in place")
-    spec = restore_spec(app.fleet, source, options)
+    fleet, source = app.fleet, pick.source
+    fleet.source(source)
+    place = place_of(fleet, source, options.get("site", ""))
+    chosen = _choose(app, open_place(place, lambda: recovery_of(fleet)), pick)
+    options |= {"snapshot": chosen.id, "target": pick.place(chosen)}
+    # What stood there is known only where the worker is on this machine: then the Redis is `holdfast up`'s own.
+    fresh = bool(options["target"]) and not os.path.lexists(options["target"]) and fleet.broker_url() is None
+    run = runs.follow(app, runs.ring(app, RunKind.RESTORE, source, options), source)
+    _report(app, run.result, fresh=fresh)
+    return runs.exit_code_of(run)
+
+
+def _direct(app: App, pick: _Pick, options: dict[str, Any]) -> int:
+    with Apart(lambda: _plan(app, pick, options)) as plan:
+        from workers.access import open_repository
+        from workers.restore.run import run_restore
+        from workers.restore.spec import RestoreSpec
+
+        spec = RestoreSpec.from_json(plan.result())
+    chosen = _choose(app, open_repository(spec.site, spec.repository, spec.passwords), pick)
+    spec.snapshot, spec.target = chosen.id, pick.place(chosen)
     fresh = bool(spec.target) and not os.path.lexists(spec.target)
-    result = runs.run_direct(app, source, lambda on_event: run_restore(spec, on_event))
+    result = runs.run_direct(app, pick.source, lambda on_event: run_restore(spec, on_event))
     _report(app, result.to_json(), fresh=fresh)
     return result.exit_code
+
+
+def _plan(app: App, pick: _Pick, options: dict[str, Any]) -> dict[str, Any]:
+    """What the engine is to do, by the configuration. Raises ConfigError, UsageError."""
+    from workers.specs import restore_spec
+
+    app.fleet.source(pick.source)
+    if pick.in_place:
+        runs.require_local(app, pick.source, "Restore in place")
+    return restore_spec(app.fleet, pick.source, options).to_json()
 
 
 def _report(app: App, result: Mapping[str, Any], *, fresh: bool) -> None:

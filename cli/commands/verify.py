@@ -10,6 +10,7 @@ import click
 
 from cli import format as show
 from cli import runs
+from cli.apart import Apart
 from cli.app import App, global_options, pass_app
 from shared.errors import UsageError
 
@@ -53,7 +54,6 @@ def command(app: App, source: str, data: bool, data_share: float | None, site: s
     """
     if data and data_share is not None:
         raise UsageError("--data and --data-share exclude each other")
-    app.fleet.source(source)
     options: dict[str, Any] = {"share": 100.0 if data else data_share or 0.0, "rotation": int(time.time()) // _DAY}
     if site:
         options["site"] = site
@@ -61,19 +61,29 @@ def command(app: App, source: str, data: bool, data_share: float | None, site: s
         return _direct(app, source, options)
     from shared.ledger.model import RunKind
 
+    app.fleet.source(source)
     run = runs.follow(app, runs.ring(app, RunKind.VERIFY, source, options), source)
     _report(app, run.result)
     return runs.exit_code_of(run)
 
 
 def _direct(app: App, source: str, options: dict[str, Any]) -> int:
-    from workers.maintenance.verify import run_verify
-    from workers.specs import verify_spec
+    with Apart(lambda: _plan(app, source, options)) as plan:
+        from workers.maintenance.spec import VerifySpec
+        from workers.maintenance.verify import run_verify
 
-    spec = verify_spec(app.fleet, source, options)
+        spec = VerifySpec.from_json(plan.result())
     report = runs.run_direct(app, source, lambda on_event: run_verify(spec, on_event))
     _report(app, report.to_json())
     return report.exit_code
+
+
+def _plan(app: App, source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What the engine is to do, by the configuration. Raises ConfigError."""
+    from workers.specs import verify_spec
+
+    app.fleet.source(source)
+    return verify_spec(app.fleet, source, options).to_json()
 
 
 def _report(app: App, report: Mapping[str, Any]) -> None:

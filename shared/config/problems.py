@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from shared.errors import ConfigError
 
@@ -33,12 +33,17 @@ class ConfigInvalid(ConfigError):
     """A configuration file with problems, which its message lists by line, at most 20 of them."""
 
     def __init__(self, file: str, problems: Iterable[Problem]) -> None:
+        self.file = file
         self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda problem: problem.line))
         lines = [problem.render(file) for problem in self.problems[:SHOWN_AT_MOST]]
         left = len(self.problems) - len(lines)
         if left:
             lines.append(f"{file}: and {left} more")
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, tuple[Problem, ...]]]:
+        """Let it pass to another process whole."""
+        return type(self), (self.file, self.problems)
 
 
 def dotted(path: Sequence[str | int]) -> str:
