@@ -9,6 +9,7 @@ Offsets are implicit, so there are no gaps. A pack's id is the SHA-256 of all it
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import struct
 from collections.abc import Iterable, Iterator
@@ -85,8 +86,7 @@ def content_of_records(records: Buffer) -> int:
 class PackBuilder:
     """Collects sealed blobs of one type in memory until the pack is closed.
 
-    The buffer is anonymous memory: it takes up as much as is filled, and goes back to the system at once.
-    Not thread-safe.
+    The buffer takes up as much as is filled, and goes back to the system at once. Not thread-safe.
     """
 
     def __init__(self, sealer: Sealer, blob_type: BlobType, *, target: int = TARGET_SIZE) -> None:
@@ -96,7 +96,7 @@ class PackBuilder:
         self._records = bytearray()
         self._sealer = sealer
         self._room = target + _SLACK
-        self._view = memoryview(mmap.mmap(-1, self._room))
+        self._view = _memory(self._room)
 
     @property
     def full(self) -> bool:
@@ -132,9 +132,21 @@ class PackBuilder:
         needed = self.size + more
         if needed > self._room:
             self._room = needed + _SLACK
-            grown = memoryview(mmap.mmap(-1, self._room))
+            grown = _memory(self._room)
             grown[: self.size] = self._view[: self.size]
             self._view = grown
+
+
+def _memory(size: int) -> memoryview:
+    """Anonymous memory of `size` bytes, given by the system as it is touched. Raises OSError.
+
+    In large pages where there are any: first touches of small shared ones, which is what Python maps unless told
+    otherwise, take 13 ms of a pack of 16 MiB, and large private ones 2.
+    """
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError, AttributeError):  # no kernel, or no system, with large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
 def encode_header(blobs: Iterable[Blob]) -> bytes:
