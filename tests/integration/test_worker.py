@@ -111,9 +111,9 @@ def test_a_due_slot_is_backed_up_once_however_often_it_is_rung(scene: Scene) -> 
         assert run is not None
         assert run.attempt == 1
         until(lambda: scene.ledger.client.llen(BACKUP) == 0)
+        until(lambda: scene.ledger.client.llen(REPLICATION.name) == 1)  # told after the run has ended
     assert [start["slot"] for start in scene.small.starts] == ["2026-03-04T00:00:00Z"]
     assert scene.ledger.evidence("web1", "a") == Evidence("2026-03-04T00:00:00Z", "2026-03-04T00:00:00Z")
-    until(lambda: scene.ledger.client.llen(REPLICATION.name) == 1)  # told after the run has ended
 
 
 def test_a_run_by_hand_can_be_followed_to_its_end(scene: Scene) -> None:
