@@ -1,6 +1,6 @@
 """An engine as a process: a spec as one line of JSON on stdin, events as JSON lines on stdout.
 
-    {"event":"progress",...}  {"event":"packed",...}  {"event":"done",...}
+    {"event":"progress",...}  {"event":"packed",...}  {"event":"note","message"}  {"event":"done",...}
     {"event":"error","message","hint","exit_code"}
 
 Invariant: the engine does not outlive whoever started it. When its stdin closes it gets SIGIO (no thread

@@ -108,6 +108,7 @@ def backup_spec(
         fleet_secret=fleet.secret.read().hex(),
         recovery_password=fleet.recovery_password.read("recovery password").decode(),
         cache_dir=fleet.cache_dir,
+        state_dir=fleet.state_dir,
         journal=list(journal),
         compression_level=_LEVELS[fleet.defaults.compression],
         pack_size=fleet.defaults.pack_size,

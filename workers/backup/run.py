@@ -32,6 +32,7 @@ from workers.backup.engine.assembly import Assembler, RecordLost
 from workers.backup.engine.coordinator import Coordinator, Counts
 from workers.backup.engine.helper import Helper
 from workers.backup.engine.known import Known
+from workers.backup.engine.own import leave_out
 from workers.backup.engine.packer import Packer, Uploader
 from workers.backup.engine.treecache import NO_REF, Head, Ref, TreeReader, TreeWriter, forget_head, load_head
 from workers.backup.finish import check_tags, describe, existing_result
@@ -47,16 +48,19 @@ PROGRESS = 0.5  # seconds between progress events
 def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
     """Back up one source to one site. To be called in a process with one thread, as helpers are forked.
 
-    `on_event` gets {"event": "progress" | "packed" | "phase", ...}. Raises HoldfastError's tree.
+    `on_event` gets {"event": "progress" | "packed" | "phase" | "note", ...}. Raises HoldfastError's tree.
     """
     check_tags(spec.labels)
     resolved = sources.resolve(spec.selection)
     spec.selection = resolved.selection
+    notes = leave_out(spec, resolved.paths)
+    for note in notes:
+        on_event({"event": "note", "message": note})
     preload(spec.site)
     with _stop_signals() as stopping:
         pool = HelperPool(spec.helpers or len(os.sched_getaffinity(0)), lambda channel: Helper(channel, spec).run())
         try:
-            return _Run(spec, resolved, pool, on_event, stopping).run()
+            result = _Run(spec, resolved, pool, on_event, stopping).run()
         except BrokenPipeError:
             raise  # whoever was listening to us is gone
         except OSError as error:  # a site's trouble is StorageError: this is our own disk
@@ -67,6 +71,8 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
             ) from error
         finally:
             pool.close()
+    result.notes = notes
+    return result
 
 
 @contextmanager

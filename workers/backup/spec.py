@@ -34,6 +34,7 @@ class Selection:
     exclude_if_present: list[str] = field(default_factory=list)  # leave out what lies beside a file of this name
     one_file_system: bool = False
     exclude_larger_than: int = 0  # bytes; 0 is no limit
+    own: list[str] = field(default_factory=list)  # places that Holdfast writes to, absolute; a run finds them itself
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class BackupSpec:
     fleet_secret: str = ""  # hex; where it is given a missing repository is created
     recovery_password: str = ""  # for the creation alone
     cache_dir: str = ""
+    state_dir: str = ""  # nothing is kept there: it is left out of the source
     journal: list[str] = field(default_factory=list)  # packs (hex) that earlier attempts of this run uploaded
     compression_level: int = 3
     pack_size: int = 16 << 20  # bytes
@@ -85,6 +87,7 @@ class BackupResult:
     unreadable: int = 0
     problems: list[str] = field(default_factory=list)  # the first hundred of them
     warnings: list[str] = field(default_factory=list)  # of the repository, not of this snapshot
+    notes: list[str] = field(default_factory=list)  # what a person should know and need not mend
     files_new: int = 0
     files_changed: int = 0
     files_unmodified: int = 0

@@ -12,6 +12,7 @@ from workers.backup.spec import Selection
 CACHE_TAG = b"CACHEDIR.TAG"
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 Matcher = Callable[[str, bool], bool]  # (path relative to the source's, whether it is a directory)
+_NOTHING: set[bytes] = set()
 _DIRECTORY_MARK = "ps_d"  # the group with which pathspec's expressions match a directory's slash
 
 
@@ -25,19 +26,23 @@ class Filter:
         self._caches = selection.exclude_caches
         patterns = [*selection.excludes, *read_patterns(selection.exclude_files)]
         self._match = _compile(patterns) if patterns else None
+        self._own: dict[bytes, set[bytes]] = {}
+        for place in selection.own:
+            above, name = os.path.split(os.fsencode(place))
+            self._own.setdefault(above, set()).add(name)
         # Longest first: an entry is matched relative to the source path that it lies in.
         self._roots = sorted((os.fsencode(os.path.abspath(p)) for p in selection.paths), key=len, reverse=True)
 
     def excluded(self, directory: bytes, names: list[bytes], is_dir: Callable[[bytes], bool]) -> set[bytes]:
-        """Which of `names` in `directory` a pattern leaves out."""
+        """Which of `names` in `directory` a pattern leaves out, or are Holdfast's own."""
+        out = self._own.get(directory, _NOTHING).intersection(names)
         if self._match is None:
-            return set()
+            return out
         root = next((r for r in self._roots if directory == r or directory.startswith(r.rstrip(b"/") + b"/")), None)
         if root is None:
-            return set()
+            return out
         below = os.fsdecode(directory[len(root) :].strip(b"/"))
         prefix = f"{below}/" if below else ""
-        out = set()
         for name in names:
             path = prefix + os.fsdecode(name)
             if self._match(path, is_dir(name)):
