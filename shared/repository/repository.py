@@ -125,9 +125,12 @@ class Repository:
         """The stored bytes of an index, snapshot or lock file, from its JSON in parts."""
         return self._sealer.seal(pack_small(json))
 
-    def save(self, kind: str, *json: bytes) -> str:
-        """Seal and store a small file, from its JSON in parts; its id in hex. `kind` is "index" or "locks"."""
-        return _put_named(self.store, kind, self.seal_small(*json))
+    def save(self, kind: str, *json: bytes, sealer: Sealer | None = None) -> str:
+        """Seal and store a small file, from its JSON in parts; its id in hex. `kind` is "index" or "locks".
+
+        Another thread than the one that reads gives a `sealer` of its own.
+        """
+        return _put_named(self.store, kind, (sealer or self._sealer).seal(pack_small(json)))
 
     def load(self, kind: str, name: str) -> bytes:
         """The JSON of a small file. Raises MissingObject, Damaged."""

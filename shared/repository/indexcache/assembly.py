@@ -66,6 +66,16 @@ class Assembly:
         self._detached = False
         self._settle_whole()
 
+    def prepare(self, index: bytes, packs: Iterable[tuple[bytes, Sequence[Blob]]]) -> None:
+        """Write a segment for an index file that is not wanted yet; safe beside another thread's use of the rest.
+
+        Whoever settles next finds it like one of another process; a sweep before that only makes it work for nothing.
+        """
+        run = Run()
+        run.add(index, packs)
+        with contextlib.suppress(OSError):
+            self._write(run.layout(self._key), run.write)
+
     def repair(self, corrupt: Segment) -> None:
         """Discard a segment and build anew what it stood for. Raises what `settle` raises."""
         self.discard(corrupt)
@@ -216,15 +226,19 @@ class Assembly:
         """Write a segment into the directory and open it. Raises OSError."""
         if self._detached:
             raise OSError("this directory does not keep what is written")
-        name, file = self._folder.create()
-        with file:
-            fill(file.write, layout)
-            file.publish()
+        name = self._write(layout, fill)
         try:
             return Segment.open(self._folder.open(name), self._key, name)
         except Unusable as error:
             self._folder.remove(name)
             raise OSError(f"{name}: {error}") from error
+
+    def _write(self, layout: Layout, fill: Callable[[Callable[[bytes], object], Layout], None]) -> str:
+        name, file = self._folder.create()
+        with file:
+            fill(file.write, layout)
+            file.publish()
+        return name
 
     def _in_memory(self, layout: Layout, fill: Callable[[Callable[[bytes], object], Layout], None]) -> Segment:
         """A segment that lives and dies with this process."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
@@ -66,6 +66,13 @@ class IndexCache:
         """List `index/` again: load what is new, drop what is gone."""
         names = (info.key.removeprefix(INDEX) for info in self._store.list(INDEX))
         self._assembly.settle(frozenset(bytes.fromhex(name) for name in names if _is_id(name)))
+
+    def prepare(self, index: str, packs: Iterable[tuple[bytes, Sequence[Blob]]]) -> None:
+        """Write down what an index file (hex) lists, so that a later `refresh` need not load it.
+
+        The one method for another thread. What can't be written is left to `refresh`.
+        """
+        self._assembly.prepare(bytes.fromhex(index), packs)
 
     def close(self) -> None:
         """Close its files; nothing is known after that."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from shared.repository.index import FLUSH_BLOBS, encode_index
+from shared.repository.index import FLUSH_BLOBS
 from shared.repository.indexcache import IndexCache
 from shared.repository.locks import RepositoryLock
 from shared.repository.pack import (
@@ -20,18 +20,17 @@ from shared.repository.pack import (
     Blob,
     BlobType,
     content_of_records,
-    from_records,
     ids_of_records,
     to_records,
 )
 from shared.repository.repository import Repository
+from workers.backup.engine.indexwriter import IndexWriter, Queued, blobs_of
 from workers.backup.engine.packer import StoredPack
 
 FLUSH_BYTES = 512 << 20
 FLUSH_SECONDS = 60.0
 
 Answer = Callable[[bytes], None]
-Queued = tuple[bytes, list[tuple[BlobType, bytes]]]  # a pack and its blobs, as records by type
 
 
 class Known:
@@ -46,6 +45,7 @@ class Known:
         self._lock = lock
         self._on_packed = on_packed
         self._index: IndexCache | None = None
+        self._writer: IndexWriter | None = None
         self._absent: frozenset[bytes] = frozenset()
         self._claimed: dict[BlobType, set[bytes]] = {BlobType.DATA: set(), BlobType.TREE: set()}
         self._pending: list[Queued] = []
@@ -61,6 +61,7 @@ class Known:
         Questions that waited are answered only after that, or what those packs hold would be stored again.
         """
         self._index = index
+        self._writer = IndexWriter(self._repo, index.prepare)
         self._absent = absent
         self.ready = True
         resumed = self._resume(journaled)
@@ -75,7 +76,7 @@ class Known:
         own = self._own.pop(name, None)
         if own is None:
             return iter(self._repo.load_index(name))
-        return ((pack, _blobs(parts)) for pack, parts in own)
+        return ((pack, blobs_of(parts)) for pack, parts in own)
 
     def begin_pass(self) -> None:
         """What earlier passes relied on does not matter any more."""
@@ -171,31 +172,46 @@ class Known:
         self._pending_bytes += size
 
     def flush_if_due(self) -> None:
-        """Write an index file where one is due."""
-        if self._pending and (
-            self._pending_blobs >= FLUSH_BLOBS
-            or self._pending_bytes >= FLUSH_BYTES
-            or time.monotonic() - self._pending_since >= FLUSH_SECONDS
-        ):
-            self.flush()
+        """Begin an index file where one is due, and take up one that is stored. Raises Locked, StorageError."""
+        if self._writer is None:
+            return
+        if self._take_up(self._writer, wait=False):
             self.index.refresh()
             self.relied_on |= self.index.index_ids
+        if not self._writer.busy and self._is_due():
+            self._begin(self._writer)
 
     def flush(self) -> None:
         """Write what is pending as an index file. Raises Locked where our lock is gone, StorageError."""
-        if not self._pending or not self.ready:
+        if self._writer is None:
             return
+        self._take_up(self._writer, wait=True)
+        if self._pending:
+            self._begin(self._writer)
+            self._take_up(self._writer, wait=True)
+
+    def _is_due(self) -> bool:
+        return bool(self._pending) and (
+            self._pending_blobs >= FLUSH_BLOBS
+            or self._pending_bytes >= FLUSH_BYTES
+            or time.monotonic() - self._pending_since >= FLUSH_SECONDS
+        )
+
+    def _begin(self, writer: IndexWriter) -> None:
         self._lock.ensure_held()
-        name = self._repo.save("index", *encode_index((pack, _blobs(parts)) for pack, parts in self._pending))
+        packs, self._pending = self._pending, []
+        self._pending_blobs = self._pending_bytes = 0
+        writer.start(packs)
+
+    def _take_up(self, writer: IndexWriter, *, wait: bool) -> bool:
+        """Whether an index file was stored: what it lists is the index's to know from the next refresh on."""
+        done = writer.take(wait=wait)
+        if done is None:
+            return False
+        name, packs = done
         self.relied_on.add(name)
-        self._own[name] = self._pending
-        for _, parts in self._pending:
+        self._own[name] = packs
+        for _, parts in packs:
             for kind, records in parts:
                 self._claimed[kind].difference_update(ids_of_records(records))
-        self._pending = []
-        self._pending_blobs = self._pending_bytes = 0
-
-
-def _blobs(parts: list[tuple[BlobType, bytes]]) -> list[Blob]:
-    listed = [blob for kind, records in parts for blob in from_records(kind, records)]
-    return sorted(listed, key=lambda blob: blob.offset)
+        return True
