@@ -33,6 +33,8 @@ from workers.helpers import Channel, CoordinatorGone
 ITEM_ENTRIES = 1000  # entries that a helper scans before it offers the rest to others
 ITEM_BYTES = 8 << 20  # bytes read, likewise
 READ_FILES = 512  # files of one directory that a helper reads before it offers the rest to others
+PART_FILES = 8192  # at most so many are offered as one part; each part costs another look at the directory's record
+PARTS = 16  # and not many more parts than this
 
 # path, the names to look at (None: all), its tree in the parent, where its record lies, where its tree blob lies
 Item = tuple[bytes, list[bytes] | None, bytes, Ref, tuple[Any, ...]]
@@ -138,7 +140,7 @@ class Helper:
             if found is None:
                 results.append((path, None))
                 continue
-            later = [file[0] for file in found.to_read[READ_FILES:]]
+            later = [file[0] for file in found.to_read[READ_FILES:]] if only is None else []
             entries += len(found.entries) + found.unmodified + len(found.to_read) + len(found.subs)
             busy = entries >= ITEM_ENTRIES or reader.bytes_read - started >= ITEM_BYTES
             taken = []
@@ -161,7 +163,8 @@ class Helper:
                     ),
                 )
             )
-            left += [(path, later[i : i + READ_FILES], tree, ref) for i in range(0, len(later), READ_FILES)]
+            part = min(max(READ_FILES, len(later) // PARTS), PART_FILES)
+            left += [(path, later[i : i + part], tree, ref) for i in range(0, len(later), part)]
             if busy:
                 left += [(rest[0], None, rest[2], rest[3]) for rest in stack]  # for whoever is idle
                 stack.clear()
@@ -188,6 +191,7 @@ class Helper:
         try:
             os.fchdir(fd)
             names = only if only is not None else os.listdir(b".")
+            limit = READ_FILES if only is None else len(names)
             kept = None if only is not None else self._rules.markers(names)
             record = self._parents.record(ref, tree, location) if tree else None
             found = scan_directory(
@@ -200,13 +204,14 @@ class Helper:
                 reread=self._reread,
                 distrusted=self._distrusted,
                 partial=only is not None,
+                read_at_most=limit,
                 problem=self.problem,
             )
             if found.same and (ref[0] < 0 or only is not None):
                 # The coordinator can't look the record up (it came from the repository), or it is but a part.
                 found.same = False
                 found.entries = record.entries if record else []
-            for name, st, xattrs, old in found.to_read[:READ_FILES]:
+            for name, st, xattrs, old in found.to_read[:limit]:
                 reader.read(path, name, st, xattrs, old)
         except OSError as error:
             self.problem(path, f"the directory can't be read: {error.strerror}")

@@ -74,6 +74,7 @@ def scan_directory(
     reread: bool,
     distrusted: AbstractSet[bytes],
     partial: bool,
+    read_at_most: int,
     problem: Problem,
 ) -> Found:
     """Compare the current directory, whose path is `path`, with its record.
@@ -81,6 +82,7 @@ def scan_directory(
     `trusted_before`: from a st_dev to the time in nanoseconds before which times are trusted.
     `reread`: a full backup, which takes no file's content as unchanged. `distrusted`: blobs that the
     repository lacks, so that whatever refers to them is read. `partial`: `names` are not all there is.
+    Files beyond `read_at_most` are listed in `to_read` for their names alone: they are looked at again.
     """
     found = Found()
     old = {entry[0]: entry for entry in record.entries} if record else {}
@@ -106,8 +108,8 @@ def scan_directory(
         def complain(text: str, name: bytes = name) -> None:
             problem(os.path.join(path, name), text)
 
-        xattrs = read_xattrs(name, complain)
         if stat.S_ISDIR(mode):
+            xattrs = read_xattrs(name, complain)
             if rules.one_file_system and st.st_dev != device and not partial:
                 found.subs.append((name, _directory_head(name, st, xattrs), key, b"", LEFT_EMPTY))
                 continue
@@ -124,14 +126,20 @@ def scan_directory(
         regular = stat.S_ISREG(mode)
         if regular and rules.larger_than and st.st_size > rules.larger_than:
             continue
+        unchanged = False
         if entry is not None:
             matched += 1
-            if settled and entry[2] == key and not (regular and (reread or _refers(entry, distrusted))):
-                kept.append(entry)
-                if regular:
-                    found.unmodified += 1
-                    found.unmodified_bytes += st.st_size
-                continue
+            unchanged = settled and entry[2] == key and not (regular and (reread or _refers(entry, distrusted)))
+        if regular and not unchanged and len(found.to_read) >= read_at_most:
+            found.to_read.append((name, st, "", None))
+            continue
+        xattrs = read_xattrs(name, complain)
+        if entry is not None and unchanged:
+            kept.append(entry)
+            if regular:
+                found.unmodified += 1
+                found.unmodified_bytes += st.st_size
+            continue
         if regular:
             found.to_read.append((name, st, xattrs, entry))
             continue
