@@ -10,6 +10,7 @@ the pass ends only when every pack is stored and indexed, so a root that it retu
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ AHEAD = 2  # items that a helper has at once, so that it never waits for the nex
 TREE_BATCH = 128  # trees looked up together
 CHECK_BATCH = 1 << 16  # reused blobs looked up together
 TICK = 0.2  # seconds between looks at the clock
+STOP_PATIENCE = 8.0  # seconds, once asked to stop, that helpers have to flush; a supervisor kills after 15
+_STOPPED = "the backup was stopped"
+_GOES_ON = "What was uploaded is indexed; run it again and it goes on from there"
 _WORK = frozenset({"scanned", "nodes", "ask", "problem"})  # messages that mean nothing in a pass that is abandoned
 
 
@@ -90,7 +94,7 @@ class Coordinator:
         self._stack: list[tuple[bytes, list[bytes] | None, bytes, Ref]] = []
         self._unchecked: list[bytes] = []
         self._offered: list[tuple[bytes, bytes]] = []
-        self._flushed = 0
+        self._flushed: set[int] = set()
         self._abandoned = False
         self._next_tick = 0.0
         tree, ref = parent or (b"", (-1, 0, 0))
@@ -176,7 +180,7 @@ class Coordinator:
             case "problem":
                 self.problem(message[1], message[2])
             case "flushed":
-                self._flushed += 1
+                self._flushed.add(helper)
             case "failed":
                 raise RemoteError(message[1], message[2], message[3])
 
@@ -280,14 +284,26 @@ class Coordinator:
             self._store_trees()
 
     def _flush(self, word: str) -> None:
-        self._flushed = 0
+        """Have everybody store what is packed; index it. Raises Interrupted where that is asked for and one hangs."""
+        self._flushed.clear()
         self._pool.broadcast((word,))
-        while self._flushed < len(self._pool):
+        patience = 0.0
+        while len(self._flushed) < len(self._pool):
             self._listen(TICK)
+            if self._stopping():
+                now = time.monotonic()
+                patience = patience or now + STOP_PATIENCE
+                if now >= patience:
+                    break  # it hangs, in a network mount that is gone perhaps: what the others have packed is kept
         self._trees.flush()
         self._uploader.wait()
         self._settle_packs()
         self._known.flush()
+        stuck = set(range(len(self._pool))) - self._flushed
+        if stuck:
+            for number in stuck:
+                os.kill(self._pool.pids[number], signal.SIGKILL)
+            raise Interrupted(_STOPPED, hint=f"{_GOES_ON} (a helper hung, so the last of it may be uploaded again)")
 
     def abandon(self) -> None:
         """End the pass early: what is packed is stored and indexed, and nothing stays claimed."""
@@ -298,6 +314,4 @@ class Coordinator:
 
     def _stop(self) -> None:
         self.abandon()
-        raise Interrupted(
-            "the backup was stopped", hint="What was uploaded is indexed; run it again and it goes on from there"
-        )
+        raise Interrupted(_STOPPED, hint=_GOES_ON)
