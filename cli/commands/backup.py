@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli import format as show
 from cli import runs
+from cli.apart import Apart
 from cli.app import App, global_options, pass_app
 from shared.errors import EXIT_INCOMPLETE, EXIT_OK
-
-if TYPE_CHECKING:
-    from shared.ledger.model import RunKind
 
 _PROBLEMS_SHOWN = 10
 
@@ -37,12 +35,12 @@ def command(app: App, source: str, full: bool, direct: bool, follow: bool) -> in
     Without --full it is incremental: only what has changed is read. Exit code 3: the snapshot is made, but
     some files could not be read.
     """
+    if direct:
+        return _direct(app, source, full=full)
     from shared.ledger.model import RunKind
 
     kind = RunKind.FULL if full else RunKind.INCREMENTAL
     app.fleet.source(source)
-    if direct:
-        return _direct(app, kind, source)
     run_id = runs.ring(app, kind, source, {})
     if not follow:
         app.result({"run": run_id, "source": source}, f"run {run_id} is rung for; --follow would wait for its end")
@@ -52,17 +50,25 @@ def command(app: App, source: str, full: bool, direct: bool, follow: bool) -> in
     return runs.exit_code_of(run)
 
 
-def _direct(app: App, kind: RunKind, source: str) -> int:
-    from shared.ledger.model import RunKind, RunRequest, new_run_id
-    from workers.backup.run import run_backup
-    from workers.specs import backup_spec
+def _direct(app: App, source: str, *, full: bool) -> int:
+    with Apart(lambda: _plan(app, source, full=full)) as plan:
+        from workers.backup.run import run_backup
+        from workers.backup.spec import BackupSpec
 
-    runs.require_local(app, source, "Run this")
-    request = RunRequest(id=new_run_id(), kind=kind, source=source)
-    spec = backup_spec(app.fleet, request, "full" if kind is RunKind.FULL else "incremental")
+        spec = BackupSpec.from_json(plan.result())
     result = runs.run_direct(app, source, lambda on_event: run_backup(spec, on_event))
     _report(app, result.to_json())
     return EXIT_OK if result.complete else EXIT_INCOMPLETE
+
+
+def _plan(app: App, source: str, *, full: bool) -> dict[str, Any]:
+    """What the engine is to do, by the configuration. Raises ConfigError, UsageError."""
+    from shared.ledger.model import RunKind, RunRequest, new_run_id
+    from workers.specs import spec_for
+
+    runs.require_local(app, source, "Run this")
+    kind = RunKind.FULL if full else RunKind.INCREMENTAL
+    return spec_for(app.fleet, RunRequest(id=new_run_id(), kind=kind, source=source))
 
 
 def _report(app: App, result: Mapping[str, Any]) -> None:
