@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-from shared.repository.errors import WrongPassword
-from shared.repository.repository import Repository
-from workers.access import repository_store
-from workers.backup.spec import SiteSpec
+if TYPE_CHECKING:
+    from shared.config.fleet import Fleet
+    from shared.repository.repository import Repository
 
 
-def open_place(place: dict[str, Any], recovery: Callable[[], str]) -> Repository:
-    """The repository at what `cli.places.place_of` gave.
+def open_repository(fleet: Fleet, source: str, site: str = "") -> Repository:
+    """The repository of a source at a site, by default the primary.
 
-    The recovery password is asked for only where the machine password does not fit: it may be a question to a vault.
+    The recovery password is read only where the machine password does not fit: it may be a question to a vault.
     Raises ConfigError, RepositoryError, StorageError.
     """
-    store = repository_store(SiteSpec(**place["site"]), place["repository"])
+    from shared import topology
+    from shared.repository.errors import WrongPassword
+    from shared.repository.repository import Repository
+
+    repository = fleet.repository_of(source)
+    place = site or topology.current(fleet).primary(source)
+    store = fleet.open_site(place).below(f"repos/{repository}")
     try:
-        return Repository.open(store, place["password"])
+        return Repository.open(store, fleet.machine_password(repository))
     except WrongPassword:
-        return Repository.open(store, recovery())
+        return Repository.open(store, fleet.recovery_password.read("recovery password").decode())

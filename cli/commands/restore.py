@@ -16,7 +16,6 @@ from cli import format as show
 from cli import runs
 from cli.apart import Apart
 from cli.app import App, global_options, pass_app
-from cli.places import place_of, recovery_of
 from cli.when import parse_when
 from shared.errors import UsageError
 
@@ -140,13 +139,12 @@ def _choose(app: App, repository: Repository, pick: _Pick) -> Snapshot:
 
 
 def _by_worker(app: App, pick: _Pick, options: dict[str, Any]) -> int:
-    from cli.repositories import open_place
+    from cli.repositories import open_repository
     from shared.ledger.model import RunKind
 
     fleet, source = app.fleet, pick.source
     fleet.source(source)
-    place = place_of(fleet, source, options.get("site", ""))
-    chosen = _choose(app, open_place(place, lambda: recovery_of(fleet)), pick)
+    chosen = _choose(app, open_repository(fleet, source, options.get("site", "")), pick)
     options |= {"snapshot": chosen.id, "target": pick.place(chosen)}
     # What stood there is known only where the worker is on this machine: then the Redis is `holdfast up`'s own.
     fresh = bool(options["target"]) and not os.path.lexists(options["target"]) and fleet.broker_url() is None

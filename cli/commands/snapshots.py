@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import format as show
-from cli.apart import Apart, apart
 from cli.app import App, global_options, pass_app
-from cli.places import place_of, recovery_of
 from shared.errors import EXIT_INCOMPLETE, EXIT_OK
 
 if TYPE_CHECKING:
@@ -36,14 +34,16 @@ def command(app: App, source: str, site: str, last: int | None) -> int:
     Times are shown in local time and UTC. An incomplete snapshot lacks files that could not be read.
     Exit code 3: a snapshot is damaged and was left out.
     """
-    with Apart(lambda: place_of(app.fleet, source, site)) as plan:
-        from cli.repositories import open_place
+    from cli.repositories import open_repository
 
-        place = plan.result()
-    repository = open_place(place, lambda: apart(lambda: recovery_of(app.fleet)))
+    fleet = app.fleet
+    repository = open_repository(fleet, source, site)
+    shared = any(
+        other != source and fleet.repository_of(other) == fleet.repository_of(source) for other in fleet.sources
+    )
     found, damaged = read_snapshots(repository)
     # What stock restic wrote bears no source: in a repository of its own it can only be this one's.
-    wanted = {source} if place["shared"] else {source, ""}
+    wanted = {source} if shared else {source, ""}
     mine = [snapshot for snapshot in found if snapshot.source in wanted][-last if last else None :]
     for problem in damaged:
         app.warn(problem)

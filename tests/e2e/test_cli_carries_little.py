@@ -25,7 +25,6 @@ print(code, *sorted({"pydantic", "yaml", "celery", "kombu", "redis", "minio", "s
         ("backup", "data", "--direct"),
         ("restore", "data", "--direct"),
         ("verify", "data", "--direct"),
-        ("snapshots", "data"),
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
-from cli.apart import Apart, apart
+from cli.apart import Apart
 from shared.config.problems import ConfigInvalid, Problem
 from shared.errors import ConfigError, HoldfastError
+
+
+def apart(work: Callable[[], object]) -> object:
+    """What a child makes of it."""
+    with Apart(work) as child:
+        return child.result()
 
 
 def raised_apart(error: BaseException) -> BaseException:
