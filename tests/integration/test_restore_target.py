@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -163,7 +164,7 @@ def test_in_place(shop: Shop, tmp_path: Path) -> None:
     (undo,) = result.undo
     assert (Path(undo).parent, Path(undo, "changed").read_bytes()) == (source, b"second")
     assert sorted(names_below(undo)) == ["changed", "deep", "deep/down", "deep/down/changed"]
-    subprocess.run(result.undo_hint.split(), check=True)
+    subprocess.run(shlex.split(result.undo_hint), check=True)
     assert (source / "deep/down/changed").read_bytes() == b"second"
 
 

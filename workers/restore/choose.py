@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import orjson
+
 from shared.errors import RestoreError
 from shared.repository.errors import Damaged
-from shared.repository.gojson import parse_time, time_string
+from shared.repository.gojson import json_string, parse_time, time_string
 from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot, decode_snapshot
-from shared.repository.tree import decode_tree
+from shared.repository.tree import Node, decode_tree
 from shared.storage.api import MissingObject
 from workers.access import WholeFirst
-from workers.restore.places import shown
+from workers.restore.places import join, shown
 
 _ID_LENGTH = 64
+_REPLACED = "\ufffd".encode()
 
 
 def choose_snapshot(
@@ -72,15 +75,59 @@ def find_tree(repo: Repository, index: WholeFirst, snapshot: Snapshot, base: byt
     """The id of the tree of the directory `base` (relative, b"" for the top). Raises RestoreError, Damaged."""
     tree = snapshot.tree
     for name in base.split(b"/") if base else []:
-        (location,) = index.lookup(BlobType.TREE, [tree])
-        if location is None:
-            raise Damaged(f"snapshot {snapshot.id[:8]}: the tree {tree.hex()[:16]} above {shown(base)} is in no index")
-        pack, offset, length, uncompressed = location
-        raw = repo.load_blob(pack, Blob(tree, BlobType.TREE, offset, length, uncompressed))
-        node = next((node for node in decode_tree(raw, []) if node.name == name), None)
+        nodes = _nodes(repo, index, snapshot, tree, base)
+        node = next((node for node in nodes if node.name == name), None)
         if node is None or node.subtree is None:
             raise RestoreError(
                 f"snapshot {snapshot.id[:8]} of {time_string(snapshot.time)} holds no directory /{shown(base)}"
             )
         tree = node.subtree
     return tree
+
+
+def find_paths(repo: Repository, index: WholeFirst, snapshot: Snapshot) -> list[bytes]:
+    """The paths that were backed up, relative, in their very bytes.
+
+    A snapshot's JSON has U+FFFD for each byte that is not UTF-8; the names in its trees are whole. Two paths
+    may look the same there, so each that fits is meant. What fits none, as the paths of a restic backup of a
+    relative path may, stays as it is recorded. Raises StorageError.
+    """
+    found: dict[bytes, None] = {}
+    for recorded in snapshot.paths:
+        names = [name for name in recorded.split(b"/") if name]
+        fitting = _fitting(repo, index, snapshot, names) if _REPLACED in recorded else []
+        found.update(dict.fromkeys(fitting or [b"/".join(names)]))
+    return list(found)
+
+
+def _fitting(repo: Repository, index: WholeFirst, snapshot: Snapshot, names: list[bytes]) -> list[bytes]:
+    """The paths in the trees that a snapshot's JSON has as `names`."""
+    level: list[tuple[bytes, bytes | None]] = [(b"", snapshot.tree)]
+    broken: list[bytes] = []
+    for depth, name in enumerate(names):
+        below: list[tuple[bytes, bytes | None]] = []
+        for path, tree in level:
+            if tree is None:
+                continue
+            try:
+                nodes = _nodes(repo, index, snapshot, tree, path)
+            except (Damaged, MissingObject):  # the walk comes by here again, and tells what is damaged
+                broken.append(b"/".join([*filter(None, [path]), *names[depth:]]))
+                continue
+            below += [(join(path, node.name), node.subtree) for node in nodes if _as_recorded(node.name) == name]
+        level = below
+    return [path for path, _ in level] + broken
+
+
+def _as_recorded(name: bytes) -> bytes:
+    recorded: str = orjson.loads(json_string(name))
+    return recorded.encode()
+
+
+def _nodes(repo: Repository, index: WholeFirst, snapshot: Snapshot, tree: bytes, path: bytes) -> list[Node]:
+    (location,) = index.lookup(BlobType.TREE, [tree])
+    if location is None:
+        raise Damaged(f"snapshot {snapshot.id[:8]}: the tree {tree.hex()[:16]} above {shown(path)} is in no index")
+    pack, offset, length, uncompressed = location
+    raw = repo.load_blob(pack, Blob(tree, BlobType.TREE, offset, length, uncompressed))
+    return decode_tree(raw, [])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import stat
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -34,6 +35,22 @@ def shown(path: bytes) -> str:
     """A path for messages: what is not UTF-8, or not printable, is escaped."""
     text = path.decode("utf-8", "backslashreplace")
     return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def quoted(path: bytes) -> str:
+    """A path for a command that is to be pasted into a shell: its very bytes, as printable text.
+
+    `$'...'`, which bash, zsh and ksh know, stands for what is not UTF-8, or not printable. It has octal
+    escapes, as some shells take more than two digits of a hexadecimal one.
+    """
+    try:
+        text = path.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if text.isprintable():
+        return shlex.quote(text)
+    plain = (chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\{byte:03o}" for byte in path)
+    return f"$'{''.join(plain)}'"
 
 
 def kind_of(mode: int) -> str:

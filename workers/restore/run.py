@@ -21,15 +21,15 @@ from typing import Any
 from shared.errors import Interrupted, RestoreError, UsageError
 from shared.repository.absent import absent_packs
 from shared.repository.locks import RepositoryLock
+from shared.repository.pack import Blob
 from shared.repository.repository import VERSION, Repository
-from shared.repository.snapshot import Snapshot
 from shared.storage.api import Denied, Permanent, StoreFull
 from workers.access import WholeFirst, is_remote, open_index, open_repository, preload
 from workers.crew import Crew, Task
 from workers.helpers import HelperPool
 from workers.restore import helper
-from workers.restore.choose import choose_snapshot, find_tree
-from workers.restore.places import shown
+from workers.restore.choose import choose_snapshot, find_paths, find_tree
+from workers.restore.places import quoted, shown
 from workers.restore.plan import Plan
 from workers.restore.selection import DROPPED, Selection, relative
 from workers.restore.spec import RestoreResult, RestoreSpec
@@ -116,11 +116,19 @@ class _Restore:
         if not spec.dry_run:
             self._take_lock(repo)
         base = relative(spec.base)
-        paths = self._paths(snapshot, base)
+        paths = self._paths(base)
         Selection(paths, spec.includes, spec.excludes)  # an unreadable pattern is told here, before work begins
-        index = open_index(repo, spec.site, spec.repository, self._cache_dir)
-        self._absent = absent_packs(repo.store, index.packs())
-        tree = find_tree(repo, WholeFirst(index, self._absent), snapshot, base)
+
+        def load_index(name: str) -> list[tuple[bytes, list[Blob]]]:
+            self._tick()  # with an empty cache there may be thousands of them, a second each
+            return repo.load_index(name)
+
+        index = open_index(repo, spec.site, spec.repository, self._cache_dir, load=load_index)
+        self._absent = absent_packs(repo.store, index.packs(), self._tick)
+        whole = WholeFirst(index, self._absent)
+        tree = find_tree(repo, whole, snapshot, base)
+        if spec.in_place and not paths:  # what lies above was never backed up: it is passed through
+            paths = find_paths(repo, whole, snapshot)
         index.close()
         self._walk(repo, target, paths, tree)
         if not spec.in_place:
@@ -151,14 +159,12 @@ class _Restore:
         else:
             self._lock = lock
 
-    def _paths(self, snapshot: Snapshot, base: bytes) -> list[bytes]:
-        """What is selected by path, relative to where the walk begins."""
+    def _paths(self, base: bytes) -> list[bytes]:
+        """What the spec selects by path, relative to where the walk begins."""
         spec = self._spec
         if spec.in_place and base:
             raise UsageError("a restore in place has no base", hint="Name paths instead")
         paths = [relative(path) for path in spec.paths]
-        if spec.in_place and not paths:  # what lies above was never backed up: it is passed through
-            paths = [b"/".join(part for part in path.split(b"/") if part) for path in snapshot.paths]
         if base:
             outside = [path for path in paths if path != base and not path.startswith(base + b"/")]
             if outside:
@@ -294,8 +300,8 @@ class _Restore:
         folders = [os.path.join(os.fsencode(target.path), folder) for folder in sorted(self._undo)]
         self.result.undo = [shown(folder) for folder in folders]
         if folders:
-            first = shown(folders[0])
-            self.result.undo_hint = f"cp -a --remove-destination {first}/. {os.path.dirname(first)}/"
+            kept, place = quoted(folders[0] + b"/."), quoted(os.path.join(os.path.dirname(folders[0]), b""))
+            self.result.undo_hint = f"cp -a --remove-destination {kept} {place}"
 
     def _tick(self) -> None:
         if self._lock is not None:
