@@ -3,6 +3,8 @@
 PYTHON ?= python3
 SITE ?= dir
 ARGS ?=
+# Many tests wait for processes that they start, so one more than there are cores.
+JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,8 +28,8 @@ demo: $(STAMP) ## Back up, break and recover real files in a minute (SITE=dir or
 	@SITE=$(SITE) $(BIN)/python deploy/demo/demo.py $(ARGS)
 
 test: $(STAMP) tools ## Run every test (ARGS goes to pytest)
-	@echo "test: pytest"
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@echo "test: pytest, $(JOBS) files at a time"
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(STAMP) ## Format, lint, types and layers, as strict as CI
 	@echo "check: ruff format"
