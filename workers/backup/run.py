@@ -41,6 +41,7 @@ from workers.backup.spec import BackupResult, BackupSpec
 from workers.helpers import HelperPool
 
 OnEvent = Callable[[dict[str, Any]], None]
+TREE_SHARE = 4  # packs of trees are so much smaller: they are few, and all of the last one is uploaded at the end
 PASSES = 4  # scans of one run, where the index or the cache changed under it
 PROGRESS = 0.5  # seconds between progress events
 
@@ -218,7 +219,9 @@ class _Run:
         reader = TreeReader(folder, segments)
         uploads = spec.site.connections if is_remote(spec.site) else 1
         uploader = Uploader(repo.store, uploads=1)
-        trees = Packer(repo.key, uploader, BlobType.TREE, level=spec.compression_level, target=spec.pack_size)
+        trees = Packer(
+            repo.key, uploader, BlobType.TREE, level=spec.compression_level, target=spec.pack_size // TREE_SHARE
+        )
         root_ref: Ref = head.root if head else NO_REF
         coordinator = Coordinator(
             self._pool,

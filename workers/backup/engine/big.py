@@ -109,7 +109,9 @@ class BigFileReader:
 
     def _prepare(self) -> ThreadPoolExecutor:
         try:
-            self._maps = [mmap.mmap(-1, MAX_SIZE + WINDOW) for _ in range(2)]
+            # Private: of shared memory MADV_DONTNEED gives nothing back.
+            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._maps = [mmap.mmap(-1, MAX_SIZE + WINDOW, flags=private) for _ in range(2)]
         except OSError as error:  # not the file's, as whoever asked would take it
             raise BackupError(
                 f"there is no memory to read big files ({error.strerror})", hint="Give this process more memory"

@@ -6,14 +6,14 @@ Invariant: one index file is under way at a time, and what is taken from here is
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from shared.repository.index import encode_index
 from shared.repository.pack import Blob, BlobType, from_records
 from shared.repository.repository import Repository
 
 Queued = tuple[bytes, list[tuple[BlobType, bytes]]]  # a pack and its blobs, as records by type
-Prepare = Callable[[str, list[tuple[bytes, list[Blob]]]], None]
+Prepare = Callable[[str, Iterable[tuple[bytes, list[Blob]]]], None]
 
 
 class IndexWriter:
@@ -55,9 +55,11 @@ class IndexWriter:
 
     def _run(self) -> None:
         try:
-            listed = [(pack, blobs_of(parts)) for pack, parts in self._packs]
-            self._name = self._repo.save("index", *encode_index(listed), sealer=self._sealer)
-            self._prepare(self._name, listed)
+            # Pack by pack, both times: 50,000 entries as objects would be the most that a coordinator holds.
+            parts = encode_index((pack, blobs_of(parts)) for pack, parts in self._packs)
+            self._name = self._repo.save("index", *parts, sealer=self._sealer)
+            del parts
+            self._prepare(self._name, ((pack, blobs_of(parts)) for pack, parts in self._packs))
         except Exception as error:  # noqa: BLE001 -- carried to the thread that takes
             self._failed = error
 

@@ -69,6 +69,9 @@ class Uploader:
             raise self._failed[0]
 
 
+SMALL = 64 << 10  # bytes
+
+
 class Packer:
     """Packs blobs of one type. `add` is for one thread; `add_compressed` may be called by several."""
 
@@ -85,14 +88,19 @@ class Packer:
         self._uploader = uploader
         self._type = blob_type
         self._target = target
-        # Level 0 stores data as it is; trees are always compressed.
-        self._compress = compressor(level or DEFAULT_LEVEL).compress if level or blob_type is BlobType.TREE else None
+        # Level 0 stores data as it is; trees are always compressed. Two contexts: one that met small and large blobs
+        # would give the memory of the large back and take it anew all the time, a twelfth of the work.
+        packs = level or blob_type is BlobType.TREE
+        self._compressors = [compressor(level or DEFAULT_LEVEL) for _ in range(2)] if packs else []
         self._builder: PackBuilder | None = None
         self._lock = threading.Lock()
 
     def add(self, blob_id: bytes, content: Buffer) -> bool:
         """Compress and pack one blob. True where that filled a pack, so that earlier ones may be finished."""
-        return self.add_compressed(blob_id, content, self._compress(content) if self._compress else content)
+        if not self._compressors:
+            return self.add_compressed(blob_id, content, content)
+        packed = self._compressors[len(content) > SMALL].compress(content)
+        return self.add_compressed(blob_id, content, packed)
 
     def add_compressed(self, blob_id: bytes, content: Buffer, packed: Buffer) -> bool:
         """Pack one blob that is compressed already; where that made it no smaller, the content itself is stored.

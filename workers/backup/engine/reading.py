@@ -26,7 +26,7 @@ from workers.backup.engine.treecache import Entry, Key
 
 BATCH_FILES = 128
 BATCH_BYTES = 1 << 20
-WAITING = 4
+WAITING = 3
 EARLY = 8
 READ_ON = 1 << 16  # bytes asked for where a file is longer than it was
 RETRIES = 3  # readings of a file that changes meanwhile
@@ -84,7 +84,7 @@ class FileReader:
         self._packer = packer
         self._big = big
         self._batch: list[_Read] = []
-        self._memory = memoryview(mmap.mmap(-1, BATCH_BYTES))
+        self._memory = _stretch()
         self._used = 0
         self._free: list[memoryview] = []
         # The question's number, the blobs, and the memory that they lie in.
@@ -230,7 +230,7 @@ class FileReader:
         del blobs
         while len(self._waiting) >= self._limit:
             self.settle()
-        self._memory = self._free.pop() if self._free else memoryview(mmap.mmap(-1, BATCH_BYTES))
+        self._memory = self._free.pop() if self._free else _stretch()
 
     def settle(self) -> None:
         """Pack what is new of the oldest batch that waits."""
@@ -256,6 +256,10 @@ class FileReader:
         self._batch.clear()
         self._used = 0
         self._waiting.clear()
+
+
+def _stretch() -> memoryview:
+    return memoryview(mmap.mmap(-1, BATCH_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def read_whole(fd: int, size: int, room: memoryview) -> Buffer | None:
