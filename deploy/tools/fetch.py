@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetch what Holdfast's tests, demo and benchmarks need besides wheels: MinIO, and stock restic in two versions.
+"""Fetch what tests, demo and benchmarks need besides wheels: MinIO, stock restic in two versions, Prometheus.
 
     fetch.py                       everything
     fetch.py minio restic-0.18     these only
@@ -18,14 +18,16 @@ import sys
 from collections.abc import Sequence
 
 import minio_source
+import prometheus_deb
 import restic_deb
 from toolcache import Unavailable, cache_dir, locked, say
 
 _RESTICS = tuple(f"restic-{version}" for version in restic_deb.SUITES)
-_TOOLS = ("minio", *_RESTICS)
+_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS)
 _HINTS = {
     "minio": "install Go 1.24 or newer, put it on PATH, and run this again",
     **{name: f"install restic {name.removeprefix('restic-')} or newer and put it on PATH" for name in _RESTICS},
+    **{name: f"install {name} and put it on PATH" for name in prometheus_deb.PROGRAMS},
 }
 
 
@@ -63,7 +65,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _path(name: str) -> str | None:
-    return minio_source.path() if name == "minio" else restic_deb.path(name.removeprefix("restic-"))
+    if name == "minio":
+        return minio_source.path()
+    if name in prometheus_deb.PROGRAMS:
+        return prometheus_deb.path(name)
+    return restic_deb.path(name.removeprefix("restic-"))
 
 
 def _install(names: Sequence[str]) -> None:
@@ -71,9 +77,13 @@ def _install(names: Sequence[str]) -> None:
     with locked():
         missing = [name for name in names if _path(name) is None]
         for name in missing:
+            if _path(name) is not None:
+                continue  # it came with another
             try:
                 if name == "minio":
                     minio_source.install()
+                elif name in prometheus_deb.PROGRAMS:
+                    prometheus_deb.install(name)
                 else:
                     restic_deb.install(name.removeprefix("restic-"))
             except Unavailable as error:

@@ -93,9 +93,15 @@ def scratch() -> Iterator[str]:
 
 def publish(program: str, directory: str) -> None:
     """Move a program, that has been seen to run, into the cache under its tool's directory."""
+    publish_all([program], directory)
+
+
+def publish_all(files: Sequence[str], directory: str) -> None:
+    """Move a program, that has been seen to run, and what belongs to it, all at once."""
     staged = tempfile.mkdtemp(prefix=_SCRATCH, dir=cache_dir())
     # mkdtemp makes directories that only their owner may enter, but a cache may be shared.
-    for path in (staged, program):
+    for path in (staged, *files):
         os.chmod(path, 0o755)  # noqa: S103 - programs, for everyone to run
-    os.rename(program, os.path.join(staged, os.path.basename(program)))
+    for path in files:
+        os.rename(path, os.path.join(staged, os.path.basename(path)))
     os.rename(staged, os.path.join(cache_dir(), directory))

@@ -138,3 +138,25 @@ def test_minio_of_another_hash_is_not_built(tmp_path: os.PathLike[str]) -> None:
     assert done.returncode == 1
     assert "is not the pinned one: expected h1:" in done.stderr
     assert os.listdir(os.path.join(tmp_path, "cache")) == [".lock"]
+
+
+@pytest.mark.parametrize(("environment", "expected"), [({}, 0), ({"CI": "true"}, 1)])
+def test_a_missing_prometheus_is_a_failure_under_ci_alone(
+    tmp_path: os.PathLike[str], environment: dict[str, str], expected: int
+) -> None:
+    """With no apt and none on PATH, each of the three names itself; the exit code is 1 only under CI."""
+    done = _fetch("prometheus", "promtool", "alertmanager", cache=tmp_path, path=tmp_path, **environment)
+    assert done.returncode == expected
+    for name in ("prometheus", "promtool", "alertmanager"):
+        assert f"{name} is MISSING: install {name} and put it on PATH" in done.stderr
+
+
+def test_debians_name_of_alertmanager_on_path_serves(tmp_path: os.PathLike[str]) -> None:
+    """Where nothing is cached, what is on PATH is taken, under the name that Debian gives it too."""
+    for name in ("promtool", "prometheus-alertmanager"):
+        _program(os.path.join(tmp_path, name), "exit 0")
+    done = _fetch("--print", "promtool", "alertmanager", cache=os.path.join(tmp_path, "cache"), path=tmp_path)
+    assert done.stdout.splitlines() == [
+        f"promtool={tmp_path}/promtool",
+        f"alertmanager={tmp_path}/prometheus-alertmanager",
+    ]
