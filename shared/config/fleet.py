@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from shared.config import loader
+from shared.config.assembly import Seen
 from shared.config.checks import not_done, policy_of
 from shared.config.models import Defaults, FleetFile, Policy, Region, Site, Source
 from shared.config.problems import nearest
@@ -35,10 +36,11 @@ class SiteAccess:
 
 
 class Fleet:
-    """One configuration file, checked as a whole. It does not change; a changed file is loaded anew."""
+    """One configuration, checked as a whole. It does not change; `FleetWatch` loads changed files anew."""
 
-    def __init__(self, path: str, file: FleetFile) -> None:
+    def __init__(self, path: str, file: FleetFile, files: Iterable[str] = ()) -> None:
         self.path = os.path.abspath(path)
+        self.files = tuple(os.path.abspath(one) for one in files) or (self.path,)  # all that were read, in that order
         self.sites: Mapping[str, Site] = file.sites
         self.policies: Mapping[str, Policy] = file.policies
         self.sources: Mapping[str, Source] = file.sources
@@ -49,14 +51,19 @@ class Fleet:
         self._file = file
 
     @classmethod
-    def load(cls, path: str) -> Self:
-        """Read and check a file. Raises ConfigInvalid, which lists all that is wrong, or ConfigError."""
-        return cls(path, loader.load(path))
+    def load(cls, path: str, seen: Seen | None = None) -> Self:
+        """Read and check a file with its conf.d, or a directory of files; `seen` is filled with what was looked at.
+
+        Raises ConfigInvalid, which lists all that is wrong, or ConfigError.
+        """
+        seen = {} if seen is None else seen
+        file = loader.load(path, seen)
+        return cls(path, file, [name for kind, name in seen if kind == "file"])
 
     @property
     def directory(self) -> str:
-        """Where the file lies; relative paths in it start here."""
-        return os.path.dirname(self.path)
+        """Where relative paths start: the directory that was named, or that of the file that was."""
+        return self.path if self.path not in self.files else os.path.dirname(self.path)
 
     @property
     def state_dir(self) -> str:

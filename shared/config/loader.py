@@ -1,8 +1,7 @@
-"""From the bytes of a file to a checked `FleetFile`: reads, validates, names regions, and words what is wrong."""
+"""From files to a checked `FleetFile`: validates, names regions, and words what is wrong."""
 
 from __future__ import annotations
 
-import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -11,55 +10,44 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from shared.config import checks
+from shared.config.assembly import Assembly, Seen, assemble, assemble_text
 from shared.config.base import Named
-from shared.config.document import Document, parse
 from shared.config.models import FleetFile, Region
 from shared.config.problems import ConfigInvalid, Path, Problem, found, nearest
 from shared.config.values import EXPECTED, EXPECTED_SECRET
-from shared.errors import ConfigError
-
-_FILE_AT_MOST = 64 << 20  # bytes
-_HINT = "`holdfast init` writes one; --config or $HOLDFAST_CONFIG names another"
 
 
-def load(path: str) -> FleetFile:
-    """Read and check a file. Raises ConfigInvalid, which lists all that is wrong; ConfigError if it can't be read."""
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(_FILE_AT_MOST + 1)
-    except OSError as error:
-        raise ConfigError(f"can't read the configuration {path}: {error.strerror}", hint=_HINT) from None
-    if len(raw) > _FILE_AT_MOST:
-        raise ConfigError(f"the configuration {path} is larger than {_FILE_AT_MOST >> 20} MiB: is it the right file?")
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigInvalid(path, [Problem((), line, "this is not UTF-8")]) from None
-    return load_text(text, path)
+def load(path: str, seen: Seen | None = None) -> FleetFile:
+    """Read and check a configuration: a file with its conf.d, or a directory.
+
+    `seen` is filled with what was looked at, even where this raises. Raises ConfigInvalid, which lists all that is
+    wrong; ConfigError where a file can't be read.
+    """
+    return _checked(assemble(path, {} if seen is None else seen))
 
 
 def load_text(text: str, path: str) -> FleetFile:
-    """Check a file's text; `path` names it in errors, and its directory is where relative paths start."""
-    document = parse(text)
-    if not isinstance(document.data, dict):
-        problems = document.problems or [Problem((), 0, f"expected a mapping, found {found(document.data)}")]
-        raise ConfigInvalid(path, problems)
-    problems = list(document.problems)
+    """Check one file's text; `path` names it in errors, and its directory is where relative paths start."""
+    return _checked(assemble_text(text, path))
+
+
+def _checked(assembly: Assembly) -> FleetFile:
+    problems = list(assembly.problems)
+    if not assembly.owners:
+        raise ConfigInvalid(assembly.name, problems)
     model: FleetFile | None = None
     try:
-        directory = os.path.dirname(os.path.abspath(path))
-        model = FleetFile.model_validate(document.data, context={"directory": directory})
+        model = FleetFile.model_validate(assembly.data, context={"directory": assembly.directory})
     except ValidationError as error:
-        problems += _problems(error, document)
+        problems += _problems(error, assembly)
     if model is not None:
         if not model.regions:
             model.regions[checks.DEFAULT_REGION] = Region()
         for group in (model.regions, model.sites, model.policies, model.sources):
             _give_ids(group)
-        problems += [Problem(place, document.line(place), reason) for place, reason in checks.check(model)]
+        problems += [assembly.problem(place, reason) for place, reason in checks.check(model)]
     if problems or model is None:
-        raise ConfigInvalid(path, problems)
+        raise ConfigInvalid(assembly.name, problems)
     return model
 
 
@@ -68,7 +56,7 @@ def _give_ids(parts: Mapping[str, Named]) -> None:
         part.give_id(name)
 
 
-def _problems(error: ValidationError, document: Document) -> Iterable[Problem]:
+def _problems(error: ValidationError, assembly: Assembly) -> Iterable[Problem]:
     for detail in error.errors(include_url=False):
         path: Path = detail["loc"]
         value = detail["input"]
@@ -90,7 +78,7 @@ def _problems(error: ValidationError, document: Document) -> Iterable[Problem]:
             reason = detail["msg"]
         else:
             reason = detail["msg"]
-        yield Problem(path, document.line(path), reason)
+        yield assembly.problem(path, reason)
 
 
 def _near_choice(detail: Any, value: object) -> str:

@@ -203,6 +203,7 @@ class FleetFile(Model):
 
     secret: FleetSecret
     recovery_password: Secret
+    include: Annotated[tuple[Text, ...], Several] = ()  # read, and taken out, where files are joined: `assembly`
     state_dir: BesidePath = ""
     cache_dir: BesidePath = ""
     defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()

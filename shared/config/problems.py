@@ -17,24 +17,33 @@ _FOUND_AT_MOST = 60  # characters of a value that an error repeats
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: the key's path, its line (from 1; 0 where no line can be named) and the reason."""
+    """One thing that is wrong: the key's path, its line (from 1; 0 where no line can be named) and the reason.
+
+    `file`: where it stands, if not in the file that was named.
+    """
 
     path: Path
     line: int
     reason: str
+    file: str = ""
 
     def render(self, file: str) -> str:
-        """`fleet.yaml:41: policies.web.full: expected ...`."""
+        """`fleet.yaml:41: policies.web.full: expected ...`; `file` is the one that was named."""
+        file = self.file or file
         place = f"{file}:{self.line}" if self.line else file
         return ": ".join(part for part in (place, dotted(self.path), self.reason) if part)
 
 
 class ConfigInvalid(ConfigError):
-    """A configuration file with problems, which its message lists by line, at most 20 of them."""
+    """A configuration with problems, which its message lists by file and line, at most 20 of them."""
 
     def __init__(self, file: str, problems: Iterable[Problem]) -> None:
         self.file = file
-        self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda problem: problem.line))
+        listed = list(problems)
+        order = {file: 0}
+        for problem in listed:
+            order.setdefault(problem.file or file, len(order))
+        self.problems: tuple[Problem, ...] = tuple(sorted(listed, key=lambda one: (order[one.file or file], one.line)))
         lines = [problem.render(file) for problem in self.problems[:SHOWN_AT_MOST]]
         left = len(self.problems) - len(lines)
         if left:

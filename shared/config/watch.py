@@ -1,0 +1,62 @@
+"""A configuration that may change while a process runs.
+
+Invariant: `fleet` is always a whole, valid configuration. A change counts once two looks in a row have found the same
+files, so that one which is being written is not taken for one that is done; a bad one is logged once, and the old
+one stays.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from shared.config.assembly import Seen, look
+from shared.config.fleet import Fleet
+from shared.errors import ConfigError
+
+_log = structlog.get_logger("holdfast.config")
+
+
+class FleetWatch:
+    """The newest valid configuration of a path. `check` now and then, from one thread; `fleet` may be read by any."""
+
+    def __init__(self, path: str) -> None:
+        """Load it. Raises ConfigError: a process does not start on a bad configuration."""
+        self.error = ""  # what is wrong with the files as they are now; empty where `fleet` is what they say
+        self._path = path
+        self._seen: Seen = {}
+        self._changed: Seen | None = None
+        self.fleet = Fleet.load(path, self._seen)
+
+    def check(self) -> bool:
+        """Look whether files have changed, at the cost of a stat of each; True where `fleet` is another one now."""
+        now = {place: look(*place) for place in self._seen}
+        if now == self._seen:
+            self._changed = None
+            return False
+        if now != self._changed:
+            self._changed = now
+            return False
+        self._changed = None
+        seen: Seen = {}
+        try:
+            fleet = Fleet.load(self._path, seen)
+        except ConfigError as error:
+            # What was not reached this time may still be what will be mended.
+            self._seen = {**now, **seen}
+            if str(error) != self.error:
+                self.error = str(error)
+                _log.error(
+                    "the changed configuration is wrong; the old one stays", config=self._path, reason=self.error
+                )
+            return False
+        self._seen = seen
+        self.error = ""
+        self.fleet = fleet
+        _log.info(
+            "the changed configuration is in force",
+            config=self._path,
+            files=len(fleet.files),
+            sources=len(fleet.sources),
+            policies=len(fleet.policies),
+        )
+        return True
