@@ -211,8 +211,7 @@ class Helper:
                 # The coordinator can't look the record up (it came from the repository), or it is but a part.
                 found.same = False
                 found.entries = record.entries if record else []
-            for name, st, xattrs, old in found.to_read[:limit]:
-                reader.read(path, name, st, xattrs, old)
+            reader.read(path, found.to_read[:limit])
         except OSError as error:
             self.problem(path, f"the directory can't be read: {error.strerror}")
             return None

@@ -14,6 +14,8 @@ import mmap
 import os
 import stat
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from shared.repository.chunker import MIN_SIZE
@@ -26,6 +28,7 @@ from workers.backup.engine.treecache import Entry, Key
 
 BATCH_FILES = 128
 BATCH_BYTES = 1 << 20
+AHEAD = 8  # files open before they are read
 WAITING = 3
 EARLY = 8
 READ_ON = 1 << 16  # bytes asked for where a file is longer than it was
@@ -34,6 +37,8 @@ RETRIES = 3  # readings of a file that changes meanwhile
 # path, name, node, key, ids of its blobs, against the parent (below), bytes read
 ReadNode = tuple[bytes, bytes, bytes, Key, bytes, int, int]
 NEW, CHANGED, UNMODIFIED = range(3)
+# A file's name, what it was when it was scanned, its attributes, what the parent has
+ToRead = tuple[bytes, os.stat_result, str, Entry | None]
 TORN: Key = (0, 0, 0, 0)  # of what changed while it was read: no later scan takes it as unchanged
 
 
@@ -101,22 +106,34 @@ class FileReader:
         """Whether a batch was asked for and is not packed yet."""
         return bool(self._waiting)
 
-    def read(self, path: bytes, name: bytes, st: os.stat_result, xattrs: str, old: Entry | None) -> None:
-        """Read one file of the current directory, whose path is `path`: into the batch, or at once where it is big."""
+    def read(self, path: bytes, files: Sequence[ToRead]) -> None:
+        """Read files of the current directory, whose path is `path`: into batches, or at once where one is big.
+
+        Some are open ahead of the one that is read, and the kernel is told of them: a disk answers many as fast as one.
+        """
+        ahead: deque[int | OSError] = deque()
+        following = iter(files)
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            self._lost(path, name, f"can't be read: {error.strerror}")
-            return
-        try:
-            if st.st_size >= BIG_FILE:
-                self._read_big(fd, path, name, st, xattrs, old)
-            else:
-                self._read_small(fd, path, name, st, xattrs, old)
-        except OSError as error:
-            self._lost(path, name, f"can't be read: {error.strerror}")
+            for name, st, xattrs, old in files:
+                while len(ahead) < AHEAD and (file := next(following, None)) is not None:
+                    ahead.append(_open(file[0], file[1].st_size))
+                fd = ahead[0]
+                try:
+                    if isinstance(fd, OSError):
+                        raise fd
+                    if st.st_size >= BIG_FILE:
+                        self._read_big(fd, path, name, st, xattrs, old)
+                    else:
+                        self._read_small(fd, path, name, st, xattrs, old)
+                except OSError as error:
+                    self._lost(path, name, f"can't be read: {error.strerror}")
+                del ahead[0]
+                if isinstance(fd, int):
+                    os.close(fd)
         finally:
-            os.close(fd)
+            for fd in ahead:
+                if isinstance(fd, int):
+                    os.close(fd)
 
     def _read_small(
         self, fd: int, path: bytes, name: bytes, st: os.stat_result, xattrs: str, old: Entry | None
@@ -256,6 +273,18 @@ class FileReader:
         self._batch.clear()
         self._used = 0
         self._waiting.clear()
+
+
+def _open(name: bytes, size: int) -> int | OSError:
+    """Open a file of the current directory that had `size` bytes, and have the kernel fetch a small one; or why not."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return error
+    if 0 < size < BIG_FILE:
+        with suppress(OSError):  # advice; what can't take it can still be read
+            os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
+    return fd
 
 
 def _stretch() -> memoryview:
