@@ -27,10 +27,13 @@ DEBUG_VARIABLE = "HOLDFAST_DEBUG"
 COMMANDS = {
     "init": "Write a first configuration and strong secrets.",
     "up": "Run everything on this machine: scheduler, worker and Redis.",
+    "down": "Stop what `holdfast up` runs here.",
     "backup": "Back up a source now.",
     "restore": "Bring files back.",
     "snapshots": "List the snapshots of a source.",
     "verify": "Check that what is stored can be restored.",
+    "scheduler": "Run the scheduler alone, as a service of its own.",
+    "config": "Check the configuration, or show what it amounts to.",
     "version": "Show which Holdfast this is.",
 }
 

@@ -24,6 +24,12 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _open_log(path: str) -> int:
+    if not path:
+        return os.dup(2)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
 class Child:
     """One program that shall run."""
 
@@ -31,16 +37,20 @@ class Child:
         self,
         name: str,
         command: Sequence[str],
-        log_dir: str,
+        log_dir: str = "",
         *,
         stop_grace: float = 10.0,
         stops_last: bool = False,
     ) -> None:
-        """`stop_grace`: seconds from SIGTERM to SIGKILL of its group. `stops_last`: others need it to end well."""
+        """`stop_grace`: seconds from SIGTERM to SIGKILL of its group. `stops_last`: others need it to end well.
+
+        Without `log_dir` it writes to this process's standard error: whoever started that keeps the log.
+        """
         self.name = name
         self.command = list(command)
-        self.log_path = os.path.join(log_dir, f"{name}.log")
+        self.log_path = os.path.join(log_dir, f"{name}.log") if log_dir else ""
         self.deaths = 0
+        self.since = 0.0  # POSIX seconds of the last start
         self.stops_last = stops_last
         self._grace = stop_grace
         self._process: subprocess.Popen[bytes] | None = None
@@ -59,7 +69,7 @@ class Child:
 
     def start(self) -> None:
         """Start it. Raises OSError."""
-        fd = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = _open_log(self.log_path)
         try:
             self._process = subprocess.Popen(
                 self.command,
@@ -73,6 +83,7 @@ class Child:
         finally:
             os.close(fd)
         self._started = time.monotonic()
+        self.since = time.time()
 
     def look(self) -> str:
         """Start it again where it is time. What there is to tell a person, or nothing."""
@@ -91,7 +102,8 @@ class Child:
         self._start_at = now + pause
         self._process = None
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        return f"{self.name} {how}; starting it again in {pause:g} s (see {self.log_path})"
+        where = f" (see {self.log_path})" if self.log_path else ""
+        return f"{self.name} {how}; starting it again in {pause:g} s{where}"
 
     def ask_to_stop(self) -> None:
         """Send it SIGTERM."""

@@ -6,75 +6,106 @@ shows what a person wants to know: what started, what died, and each run as it e
 
 from __future__ import annotations
 
-import fcntl
 import os
-import signal
 import socket
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from shared.errors import ConfigError, HoldfastError, LedgerError
+from shared.errors import ConfigError, LedgerError
 from shared.ledger.errors import LedgerAway
 from shared.messaging.broker import broker_url, embedded_socket
 from shared.messaging.client import ledger_of, realms
 from shared.observability.logs import mask_url
 from workers.children import Child, Children
 from workers.engine_process import module_command
+from workers.group import signals, tell, watch
+from workers.standing import Holding, hold
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from shared.config.fleet import Fleet
     from shared.ledger.model import Run
 
 WORKER_GRACE = 28.0  # seconds that a worker has to give back its runs
-_LOOK = 0.25  # seconds between looks at the children
-_WATCH = 1.0  # seconds between looks at the runs that ended
 _REDIS_READY = 15.0  # seconds
 
 
-class AlreadyUp(HoldfastError):
-    """Another `holdfast up` runs on this state directory."""
-
-    exit_code = 71
-
-
-def run_up(fleet: Fleet, *, concurrency: int = 2, tick: float | None = None) -> int:
+def run_up(
+    fleet: Fleet, *, concurrency: int = 2, tick: float | None = None, ready: Callable[[], None] | None = None
+) -> int:
     """Run everything until Ctrl-C or SIGTERM; returns an exit code, 0 after a clean stop.
 
-    Raises AlreadyUp, ConfigError, and LedgerAway where Redis does not come up.
+    Calls `ready` when all of it has been started. Raises AlreadyUp, ConfigError, and LedgerAway where Redis does not
+    come up.
     """
-    log_dir = os.path.join(fleet.state_dir, "log")
-    os.makedirs(log_dir, mode=0o700, exist_ok=True)
-    with _only_one(fleet.state_dir), _signals() as stop_asked:
-        children = Children([], _tell)
+    log_dir = log_directory(fleet)
+    stop_hint = "`holdfast down` stops" if ready else "Ctrl-C stops"
+    with hold(fleet.state_dir) as holding, signals() as stop_asked:
+        children = Children([], tell)
         try:
             if fleet.broker_url() is None:
                 children.children.append(_valkey(fleet.state_dir, log_dir))
                 children.children[0].start()
+                holding.tell(children.children)
             _await_redis(fleet, children, stop_asked)
             for child in _processes(fleet, log_dir, concurrency, tick):
                 child.start()
                 children.children.append(child)
-            _tell(f"up: scheduler and worker, {_count(len(fleet.sources), 'source')}; logs in {log_dir}; Ctrl-C stops")
-            _watch(fleet, children, stop_asked)
+            holding.tell(children.children)
+            tell(f"up: scheduler and worker, {_count(len(fleet.sources), 'source')}; logs in {log_dir}; {stop_hint}")
+            if ready:
+                ready()
+            reporter = _Reporter(fleet)
+            watch(children, stop_asked, lambda: _pace(holding, children, reporter))
         finally:
-            _tell("stopping: runs under way are given back")
+            tell("stopping: runs under way are given back")
             children.stop()
             _remove_socket_directory(fleet.state_dir)
-    _tell("stopped; nothing is left running")
+    tell("stopped; nothing is left running")
+    return 0
+
+
+def log_directory(fleet: Fleet) -> str:
+    """Where each process of `up` has its log, made if it is missing. Raises OSError."""
+    path = os.path.join(fleet.state_dir, "log")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
+def _pace(holding: Holding, children: Children, reporter: _Reporter) -> None:
+    holding.tell(children.children)
+    reporter.report()
+
+
+def run_scheduler(fleet: Fleet) -> int:
+    """Run the scheduler's two processes until Ctrl-C or SIGTERM; returns an exit code. They log to standard error.
+
+    Without Redis they wait for it.
+    """
+    with signals() as stop_asked:
+        children = Children(list(_scheduler(fleet, "", None)), tell)
+        try:
+            for child in children.children:
+                child.start()
+            tell(f"scheduler up: {_count(len(fleet.sources), 'source')}, Redis at {mask_url(broker_url(fleet))}")
+            watch(children, stop_asked)
+        finally:
+            tell("stopping")
+            children.stop()
+    tell("stopped; nothing is left running")
     return 0
 
 
 def _processes(fleet: Fleet, log_dir: str, concurrency: int, tick: float | None) -> Iterator[Child]:
-    config = fleet.path
-    pace = ["--tick", str(tick)] if tick else []
     yield Child("worker", _worker_command(fleet, concurrency), log_dir, stop_grace=WORKER_GRACE)
-    yield Child("scheduler", [*module_command("scheduler"), "worker", "--config", config], log_dir)
-    yield Child("beat", [*module_command("scheduler"), "beat", "--config", config, *pace], log_dir)
+    yield from _scheduler(fleet, log_dir, tick)
+
+
+def _scheduler(fleet: Fleet, log_dir: str, tick: float | None) -> Iterator[Child]:
+    pace = ["--tick", str(tick)] if tick else []
+    yield Child("scheduler", [*module_command("scheduler"), "worker", "--config", fleet.path], log_dir)
+    yield Child("beat", [*module_command("scheduler"), "beat", "--config", fleet.path, *pace], log_dir)
 
 
 def _worker_command(fleet: Fleet, concurrency: int) -> list[str]:
@@ -130,18 +161,6 @@ def _await_redis(fleet: Fleet, children: Children, stop_asked: list[int]) -> Non
             return
 
 
-def _watch(fleet: Fleet, children: Children, stop_asked: list[int]) -> None:
-    """Look after the children and tell of runs, until asked to stop."""
-    reporter = _Reporter(fleet)
-    next_report = time.monotonic()
-    while not stop_asked:
-        children.look()
-        if time.monotonic() >= next_report:
-            reporter.report()
-            next_report = time.monotonic() + _WATCH
-        time.sleep(_LOOK)
-
-
 class _Reporter:
     """Tells of each run that ended since the last look."""
 
@@ -156,7 +175,7 @@ class _Reporter:
             since = time.time() if self._since is None else self._since
             for run in runs:
                 if run.ended > since:
-                    _tell(_line(run))
+                    tell(_line(run))
             self._since = max([since, *(run.ended for run in runs)])
 
 
@@ -170,42 +189,6 @@ def _line(run: Run) -> str:
     if run.error:
         words.append(run.error)
     return "  ".join(words)
-
-
-@contextmanager
-def _only_one(state_dir: str) -> Iterator[None]:
-    fd = os.open(os.path.join(state_dir, "up.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyUp(f"`holdfast up` runs already on {state_dir}", hint="Stop that one first") from None
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that holds the signals which asked to stop."""
-    asked: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
-
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in wanted}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _tell(line: str) -> None:
-    with suppress(BrokenPipeError, OSError):  # the terminal may have gone away; the work goes on
-        sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
-        sys.stdout.flush()
 
 
 def _count(number: int, what: str) -> str:
