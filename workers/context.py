@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from shared.ledger.connect import connect
+from shared.ledger.roll import owner_of
 from shared.messaging.broker import broker_url
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ class WorkerContext:
         self.fleet = fleet
         self.url = broker_url(fleet)
         self.hosts = tuple(hosts)
+        self.name = f"worker-{os.getpid()}@{socket.gethostname()}"  # Celery's, as soon as its worker is made
         self._stop = mmap.mmap(-1, 1)  # shared with the children that are forked later
         self._parent = os.getpid()
 
     @property
     def owner(self) -> str:
-        """Who holds a lease, for people: host and process."""
-        return f"{socket.gethostname()}:{os.getpid()}"
+        """Who holds a lease, for people and for the roll: the worker and its child's process."""
+        return owner_of(self.name, os.getpid())
 
     @cached_property
     def ledgers(self) -> list[Ledger]:

@@ -6,6 +6,8 @@ The invariants, in the order in which they matter:
    on, and the lease is claimed again (and a wiped ledger told of the run) when Redis is back.
 3. Evidence is noted before the run is ended, so that no tick can find the slot without either.
 4. When the worker is to stop, the engine flushes and ends, then the lease is released, then the bell is rung.
+5. When somebody wants the run to end, the engine flushes and ends under the lease, then the run is ended as cancelled;
+   unless the engine was done by then: what exists is not called cancelled.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import structlog
 
 from shared.ledger.errors import LedgerAway
 from shared.ledger.lease import Lease, boot_clock
+from shared.ledger.ledger import ATTEMPTS
 from shared.ledger.model import RunState, Word
 
 if TYPE_CHECKING:
@@ -31,13 +34,14 @@ POLL = 0.2  # seconds between looks at everything
 PROGRESS_EVERY = 1.0  # seconds between two notes of progress
 AWAY_EVERY = 2.0  # seconds between two tries while Redis is away
 STOP_GRACE = 15.0  # seconds that an engine has to flush, after which its group is killed
-ATTEMPTS = 5  # engines that may die without a word before the run counts as failed
+_CANCELLED_CODE = 130  # as of whoever is interrupted
 
 
 class Stop(Enum):
     """Why an engine was told to stop."""
 
     SHUTDOWN = auto()  # the worker ends: the run is given back
+    CANCELLED = auto()  # somebody wants the run to end
     OVERTAKEN = auto()  # another holds the lease, or has ended the run
 
 
@@ -45,7 +49,7 @@ class Stop(Enum):
 class Outcome:
     """What came of one attempt."""
 
-    word: Word  # FINISHED, RELEASED, or LOST (another's business now)
+    word: Word  # FINISHED, RELEASED, CANCELLED (when it was to be released), or LOST (another's business now)
     state: RunState = RunState.QUEUED
     result: Mapping[str, object] = field(default_factory=dict)
     error: str = ""
@@ -79,6 +83,7 @@ class Supervisor:
             run=request.id, source=request.source, kind=request.kind.value, attempt=lease.attempt
         )
         self._stop: Stop | None = None
+        self._cancel_by = ""  # known even if the ledger is wiped
         self._kill_at = 0.0
         self._next_contact = 0.0
         self._running = False
@@ -153,7 +158,9 @@ class Supervisor:
     def _renew(self) -> bool:
         if self.lease.held():
             word, self.lease = self.ledger.renew(self.lease, self._progress, running=self._running)
-            if word is Word.RENEWED:
+            if word is Word.CANCEL:
+                self._hear_cancel()
+            if word in {Word.RENEWED, Word.CANCEL}:
                 return True
         # The lease may have run out, or the ledger may be a new one: it is still ours unless another took it.
         claim = self.ledger.claim(self.request.id, self.owner, token=self.lease.token)
@@ -166,6 +173,14 @@ class Supervisor:
         self.lease = claim.lease
         return True
 
+    def _hear_cancel(self) -> None:
+        if not self._cancel_by:
+            run = self.ledger.get(self.request.id)
+            self._cancel_by = (run.cancel_by if run else "") or "somebody"
+            self._log.info("to be cancelled", by=self._cancel_by)
+        if self._stop is None:
+            self._tell_to_stop(Stop.CANCELLED)
+
     def _end(self) -> Outcome:
         if self._stop is Stop.OVERTAKEN:
             return Outcome(Word.LOST)
@@ -174,6 +189,8 @@ class Supervisor:
             # A restore or a verification may be done and still have something to say: see its exit code.
             whole = result.get("complete", True) and not result.get("exit_code", 0)
             return self._finish(RunState.SUCCEEDED if whole else RunState.INCOMPLETE, result, "", 0)
+        if self._cancel_by:
+            return self._finish(RunState.CANCELLED, {}, f"cancelled by {self._cancel_by}", _CANCELLED_CODE)
         if self._stop is Stop.SHUTDOWN:
             return self._release("")
         if self._last is not None:
@@ -181,13 +198,14 @@ class Supervisor:
             message = str(self._last.get("message", "the engine gave no reason"))
             return self._finish(RunState.FAILED, {}, message, code if isinstance(code, int) else 1)
         error = f"the engine ended without a word (exit code {self.engine.exit_code})"
-        if self.lease.attempt < ATTEMPTS:
-            return self._release(error, pause=2.0**self.lease.attempt)
-        return self._finish(RunState.FAILED, {}, error, 1)
+        died = self.lease.deaths + 1
+        if died < ATTEMPTS:
+            return self._release(error, pause=2.0**died)
+        return self._finish(RunState.FAILED, {}, f"given up after {died} attempts; the last: {error}", 1)
 
     def _finish(self, state: RunState, result: Mapping[str, object], error: str, exit_code: int) -> Outcome:
         def finish() -> Word:
-            if state is not RunState.FAILED and not self._noted:
+            if state not in {RunState.FAILED, RunState.CANCELLED} and not self._noted:
                 self._note(result)
                 self._noted = True
             return self.ledger.finish(self.lease, state, result=result, error=error, exit_code=exit_code)

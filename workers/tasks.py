@@ -21,7 +21,7 @@ from shared.ledger.model import Evidence, RunState, Word, slot_text
 from shared.messaging.app import ring
 from shared.messaging.events import SNAPSHOT_COMMITTED, publish
 from shared.messaging.names import TASK_RUN
-from workers import specs
+from workers import presence, specs
 from workers.engine_process import EngineProcess
 from workers.supervise import Supervisor
 
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from workers.context import WorkerContext
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_COMMITTED = {RunState.SUCCEEDED, RunState.INCOMPLETE}
 _log = structlog.get_logger("holdfast.worker")
 
 
 def register(app: Celery, context: WorkerContext) -> None:
-    """Give the app its task."""
+    """Give the app its task, and its worker a place on the roll."""
+    presence.connect(context)
 
     @app.task(name=TASK_RUN)  # type: ignore[untyped-decorator] # Celery has no types
     def run(run_id: object = None, *_: object) -> None:
@@ -98,7 +100,7 @@ def _work(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) -> 
     with suppress(OperationalError):  # Redis went away: the reaper rings, and events may be missed
         if outcome.word is Word.RELEASED and not outcome.error:
             ring(app, run.id, run.request.queue)
-        if outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state is not RunState.FAILED:
+        if outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state in _COMMITTED:
             publish(app, SNAPSHOT_COMMITTED, {"run": run.id, **_event(run, outcome.result)})
     return outcome.word
 

@@ -15,3 +15,21 @@ class UnknownRun(LedgerError):
     """No run of this id: mistyped, long expired, or the ledger was wiped."""
 
     exit_code = 62
+
+
+class AmbiguousRun(LedgerError):
+    """Several runs begin with these digits."""
+
+    exit_code = 63
+
+
+class RunNotOver(LedgerError):
+    """The run is queued or under way, and what was asked needs it to be over."""
+
+    exit_code = 64
+
+
+class UnknownWorker(LedgerError):
+    """No worker of this name has been heard of lately."""
+
+    exit_code = 65

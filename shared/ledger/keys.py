@@ -4,9 +4,15 @@ hf:ledger             the random id of this ledger; a wipe makes another
 hf:counter            counts leases; a token is "<ledger id>:<count>" and is compared for equality
 hf:run:<id>           hash: one run (fields as in `model.Run`; its times in milliseconds)
 hf:run:<id>:packs     set: the packs that the run has uploaded so far, hex
+hf:run:<id>:children  set: the ids of the runs that it wanted
 hf:open               sorted set: runs that are not final, by the time (ms) at which the reaper looks at them
 hf:recent             list: the runs that ended, newest first, bounded
+hf:history:<source>   list: the runs of one source that ended, newest first, bounded; what falls out is deleted
+hf:fenced             sorted set: runs whose holder was fenced, by when (ms), until its repository lock is gone
 hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots
+hf:workers            sorted set: the names of workers, by when they were last heard of (ms)
+hf:worker:<name>      hash: what a worker says of itself; expires
+hf:drain:<name>       string: who asked that worker to leave; expires
 hf:h:<host>:...       the same again, for the sources of one host
 """
 
@@ -28,6 +34,8 @@ class Keys:
         self.counter = f"{self.prefix}counter"
         self.open = f"{self.prefix}open"
         self.recent = f"{self.prefix}recent"
+        self.fenced = f"{self.prefix}fenced"
+        self.workers = f"{self.prefix}workers"
 
     def run(self, run_id: str) -> str:
         """One run."""
@@ -36,6 +44,22 @@ class Keys:
     def packs(self, run_id: str) -> str:
         """The journal of one run."""
         return f"{self.prefix}run:{run_id}:packs"
+
+    def children(self, run_id: str) -> str:
+        """The runs that one wanted."""
+        return f"{self.prefix}run:{run_id}:children"
+
+    def history(self, source: str) -> str:
+        """The runs of one source that ended."""
+        return f"{self.prefix}history:{source}"
+
+    def worker(self, name: str) -> str:
+        """What a worker says of itself."""
+        return f"{self.prefix}worker:{name}"
+
+    def drain(self, name: str) -> str:
+        """Whether a worker is asked to leave."""
+        return f"{self.prefix}drain:{name}"
 
     def evidence(self, source: str) -> str:
         """What is known of a source's snapshots."""

@@ -28,6 +28,7 @@ class Lease:
     asked: float
     seconds: float = LEASE_SECONDS
     attempt: int = 1
+    deaths: int = 0  # attempts before this one that died
 
     def held(self, now: float | None = None) -> bool:
         """Whether the lease certainly stands at `now` (by `boot_clock`)."""

@@ -8,41 +8,32 @@ nothing. Nothing here is needed to recover data: a wiped ledger is filled again 
 from __future__ import annotations
 
 import json
+import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import redis
-from redis.exceptions import (
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
-
-from shared.errors import LedgerError
 from shared.ledger import scripts
-from shared.ledger.errors import LedgerAway
+from shared.ledger.codec import decode_run, encode_request, error_text, milliseconds
+from shared.ledger.guard import guarded
 from shared.ledger.keys import Keys
 from shared.ledger.lease import LEASE_SECONDS, Lease, boot_clock
-from shared.ledger.model import Evidence, Opened, Run, RunKind, RunRequest, RunState, Word
+from shared.ledger.model import Evidence, Opened, Run, RunRequest, RunState, Word
 
 if TYPE_CHECKING:
+    import redis
     from redis.commands.core import Script
 
 RING_AGAIN = 15.0  # seconds after which a ring that nobody followed is repeated, doubled each time
 RING_AGAIN_AT_MOST = 600.0
 RETRY_FIRST = 30.0  # seconds before a failed slot is opened again, doubled with each attempt
 RETRY_AT_MOST = 3600.0
+ATTEMPTS = 5  # attempts that may die without a word before the run counts as failed
 REMEMBERED = 30 * 86400.0  # seconds for which an ended run is kept
 JOURNAL_KEPT = 7 * 86400.0
 RECENT = 1000
-
-# Answers that say "not now". redis-py has classes for some, and keeps the word in front of others.
-_AWAY = (OutOfMemoryError, ReadOnlyError, MasterDownError, TryAgainError)
-_AWAY_WORDS = ("MISCONF", "BUSY", "NOREPLICAS")
+HISTORY = 100  # ended runs that are kept of each source
+ATTEMPTS_KEPT = 10
 
 
 class Claim(NamedTuple):
@@ -71,49 +62,46 @@ class Ledger:
 
     def ping(self) -> None:
         """Whether Redis answers: returns, or raises LedgerAway."""
-        self._do(self.client.ping)
+        guarded(self.client.ping)
 
     def open(self, request: RunRequest, *, ring_again: float = RING_AGAIN) -> Opened:
         """Open a run, or join the one of the same id. The caller rings where OPENED or REOPENED.
 
         `ring_again` is the time in seconds after which the reaper rings.
         """
-        fields = {
-            "kind": request.kind.value,
-            "source": request.source,
-            "policy": request.policy,
-            "slot": request.slot,
-            "queue": request.queue,
-            "options": json.dumps(dict(request.options)),
-        }
-        flat = [text for pair in fields.items() for text in pair]
-        return Opened(self._run(scripts.OPEN, request.id, [], [request.id, _ms(ring_again), *flat]))
+        arguments = [milliseconds(ring_again), request.parent, *encode_request(request)]
+        return Opened(self._run(scripts.OPEN, request.id, arguments))
 
     def claim(self, run_id: str, owner: str, *, token: str = "") -> Claim:
         """Take the lease of a run. With `token`, the one held before, a lease that nobody else took is simply kept."""
         asked = boot_clock()
-        arguments: list[str | int] = [run_id, owner, _ms(self.lease_seconds), secrets.token_hex(8), token]
-        answer = self._run(scripts.CLAIM, run_id, [self.keys.ledger, self.keys.counter], arguments)
-        word, got, attempt = answer
+        arguments = [owner, milliseconds(self.lease_seconds), secrets.token_hex(8), token]
+        word, got, attempt, deaths = self._run(scripts.CLAIM, run_id, arguments)
         if Word(word) is not Word.CLAIMED:
             return Claim(Word(word), None)
-        return Claim(Word.CLAIMED, Lease(run_id, got, asked, self.lease_seconds, int(attempt)))
+        return Claim(Word.CLAIMED, Lease(run_id, got, asked, self.lease_seconds, int(attempt), int(deaths)))
 
     def renew(
         self, lease: Lease, progress: Mapping[str, object] | None = None, *, running: bool = True
     ) -> tuple[Word, Lease]:
-        """Keep the lease, and say how far the run is. RENEWED, or LOST or UNKNOWN with the lease as it was."""
+        """Keep the lease, and say how far the run is.
+
+        RENEWED; CANCEL, renewed too, where somebody wants the run to end; or LOST or UNKNOWN with the lease as it was.
+        """
         asked = boot_clock()
         state = RunState.RUNNING if running else RunState.CLAIMED
         said = json.dumps(dict(progress)) if progress is not None else ""
-        arguments: list[str | int] = [lease.token, lease.run_id, _ms(lease.seconds), said, state.value]
-        word = Word(self._run(scripts.RENEW, lease.run_id, [], arguments))
-        return word, lease.renewed(asked) if word is Word.RENEWED else lease
+        arguments = [lease.token, milliseconds(lease.seconds), said, state.value]
+        word = Word(self._run(scripts.RENEW, lease.run_id, arguments))
+        return word, lease.renewed(asked) if word in {Word.RENEWED, Word.CANCEL} else lease
 
     def release(self, lease: Lease, *, ring_again: float = RING_AGAIN, error: str = "") -> Word:
-        """Give the run back to the queue: RELEASED, or LOST or UNKNOWN. The caller rings, or the reaper does."""
-        arguments: list[str | int] = [lease.token, lease.run_id, _ms(ring_again), error]
-        return Word(self._run(scripts.RELEASE, lease.run_id, [], arguments))
+        """Give the run back to the queue: RELEASED, or LOST or UNKNOWN. The caller rings, or the reaper does.
+
+        CANCELLED where somebody had asked for that. An `error` says that the attempt died.
+        """
+        arguments = [lease.token, milliseconds(ring_again), error_text(error)]
+        return Word(self._run(scripts.RELEASE, lease.run_id, arguments))
 
     def finish(
         self,
@@ -126,31 +114,72 @@ class Ledger:
     ) -> Word:
         """End the run. FINISHED (also the second time), DONE (by another), LOST or UNKNOWN."""
         pause = min(RETRY_FIRST * 2 ** (lease.attempt - 1), RETRY_AT_MOST)
-        said: list[str | int] = [state.value, json.dumps(dict(result or {})), error, exit_code]
-        keys = [self.keys.recent, self.keys.packs(lease.run_id)]
-        arguments = [lease.token, lease.run_id, *said, _ms(pause), _ms(REMEMBERED), RECENT]
-        return Word(self._run(scripts.FINISH, lease.run_id, keys, arguments))
+        said = [state.value, json.dumps(dict(result)) if result else "", error_text(error), exit_code]
+        return Word(self._run(scripts.FINISH, lease.run_id, [lease.token, *said, milliseconds(pause)]))
 
-    def reap(self) -> list[Run]:
-        """The runs to be rung now: their lease ran out, or nobody followed the last ring. Marks them as rung."""
-        seconds, micros = self._do(self.client.time)
-        due = self._do(lambda: self.client.zrange(self.keys.open, 0, seconds * 1000 + micros // 1000, byscore=True))
-        bounds = [_ms(RING_AGAIN), _ms(RING_AGAIN_AT_MOST)]
-        ids = [run_id for run_id in due if self._run(scripts.REAP, run_id, [], [run_id, *bounds])]
-        return self._load(ids)
+    def cancel(self, run_id: str, by: str) -> Word:
+        """End a run before its time. `by` says who asks, for people.
+
+        CANCELLED: it is over (nobody worked on it). ASKED: its holder will be told, keeps what it has uploaded, and
+        ends it. DONE: it had ended. UNKNOWN: there is none.
+        """
+        return Word(self._run(scripts.CANCEL, run_id, [error_text(by) or "somebody"]))
+
+    def reap(self, *, attempts: int = ATTEMPTS) -> list[Run]:
+        """See after the runs whose lease ran out, or whose last ring nobody followed.
+
+        Those that it returns as QUEUED are to be rung now, and are marked as rung. The others are over: FAILED after
+        so many `attempts` that died, or CANCELLED as somebody had asked.
+        """
+        seconds, micros = guarded(self.client.time)
+        due = guarded(lambda: self.client.zrange(self.keys.open, 0, seconds * 1000 + micros // 1000, byscore=True))
+        rings = [milliseconds(RING_AGAIN), milliseconds(RING_AGAIN_AT_MOST)]
+        arguments = [*rings, attempts, milliseconds(RETRY_FIRST), milliseconds(RETRY_AT_MOST)]
+        return self._load([run_id for run_id in due if self._run(scripts.REAP, run_id, arguments)])
+
+    def fenced(self) -> list[tuple[str, float, float]]:
+        """The runs whose holder was fenced and whose repository lock may still stand: id, when, seconds since then.
+
+        When is in milliseconds by Redis's clock, for `unfence`.
+        """
+        found = guarded(lambda: self.client.zrange(self.keys.fenced, 0, -1, withscores=True))
+        if not found:
+            return []
+        seconds, micros = guarded(self.client.time)
+        return [(run_id, at, max(0.0, seconds + micros / 1e6 - at / 1000)) for run_id, at in found]
+
+    def unfence(self, run_id: str, at: float) -> None:
+        """The lock of a holder fenced at that time is gone; a later fence stays to be done."""
+        guarded(lambda: self._script(scripts.UNFENCE)(keys=[self.keys.fenced], args=[run_id, int(at)]))
 
     def get(self, run_id: str) -> Run | None:
         """One run, or None."""
         found = self._load([run_id])
         return found[0] if found else None
 
+    def places(self, first_digits: str) -> set[tuple[str, str]]:
+        """The realm and id of each run, of any realm, whose id begins so. Walks over all keys: for people alone."""
+        pattern = re.compile(r"hf:(?:h:(?P<host>[^:]+):)?run:(?P<id>[0-9a-f]{32})")
+        keys = guarded(lambda: list(self.client.scan_iter(f"hf:*run:{first_digits}*", count=10_000)))
+        found = [match for key in keys if (match := pattern.fullmatch(key))]
+        return {(match["host"] or "", match["id"]) for match in found}
+
     def open_runs(self) -> list[Run]:
         """All runs that are not final."""
-        return self._load(self._do(lambda: self.client.zrange(self.keys.open, 0, -1)))
+        return self._load(guarded(lambda: self.client.zrange(self.keys.open, 0, -1)))
 
     def recent(self, count: int = 50) -> list[Run]:
         """The runs that ended last, newest first."""
-        return self._load(self._do(lambda: self.client.lrange(self.keys.recent, 0, count - 1)))
+        return self._load(guarded(lambda: self.client.lrange(self.keys.recent, 0, count - 1)))
+
+    def history(self, source: str, count: int = HISTORY) -> list[Run]:
+        """The runs of one source that ended last, newest first; at most `HISTORY` are kept."""
+        return self._load(guarded(lambda: self.client.lrange(self.keys.history(source), 0, count - 1)))
+
+    def children(self, run_id: str) -> list[Run]:
+        """The runs that one wanted, in the order in which they were opened."""
+        ids = guarded(lambda: self.client.smembers(self.keys.children(run_id)))
+        return sorted(self._load(sorted(ids)), key=lambda run: run.opened)
 
     def journal_append(self, run_id: str, packs: Iterable[str]) -> None:
         """Note packs (hex) that a run has uploaded."""
@@ -160,21 +189,21 @@ class Ledger:
         pipe = self.client.pipeline()
         pipe.sadd(self.keys.packs(run_id), *names)
         pipe.expire(self.keys.packs(run_id), int(JOURNAL_KEPT))
-        self._do(pipe.execute)
+        guarded(pipe.execute)
 
     def journal(self, run_id: str) -> list[str]:
         """The packs (hex, sorted) that former attempts of a run have uploaded, as far as the ledger knows."""
-        return sorted(self._do(lambda: self.client.smembers(self.keys.packs(run_id))))
+        return sorted(guarded(lambda: self.client.smembers(self.keys.packs(run_id))))
 
     def note_evidence(self, source: str, site: str, evidence: Evidence) -> None:
         """Note the slots of snapshots that exist; what is older than what is known changes nothing."""
         arguments = [site, evidence.last, evidence.last_full]
-        self._do(lambda: self._script(scripts.EVIDENCE)(keys=[self.keys.evidence(source)], args=arguments))
+        guarded(lambda: self._script(scripts.EVIDENCE)(keys=[self.keys.evidence(source)], args=arguments))
 
     def evidence(self, source: str, site: str) -> Evidence | None:
         """What is known of a source's snapshots at a site; None says nothing at all (look at the site)."""
         fields = [f"{site}|last", f"{site}|full"]
-        last, full = self._do(lambda: self.client.hmget(self.keys.evidence(source), fields))
+        last, full = guarded(lambda: self.client.hmget(self.keys.evidence(source), fields))
         return Evidence(last or "", full or "") if last or full else None
 
     def _load(self, ids: Sequence[str]) -> list[Run]:
@@ -183,59 +212,16 @@ class Ledger:
         pipe = self.client.pipeline(transaction=False)
         for run_id in ids:
             pipe.hgetall(self.keys.run(run_id))
-        hashes = cast("list[dict[str, str]]", self._do(pipe.execute))
-        return [_decode(fields, self.host) for fields in hashes if "kind" in fields]
+        hashes = cast("list[dict[str, str]]", guarded(pipe.execute))
+        return [decode_run(fields, self.host) for fields in hashes if "kind" in fields]
 
     def _script(self, text: str) -> Script:
         if text not in self._scripts:
             self._scripts[text] = self.client.register_script(text)
         return self._scripts[text]
 
-    def _run(self, text: str, run_id: str, more_keys: list[str], arguments: Sequence[str | int]) -> Any:
-        keys = [self.keys.run(run_id), self.keys.open, *more_keys]
-        return self._do(lambda: self._script(text)(keys=keys, args=list(arguments)))
-
-    def _do(self, call: Callable[[], Any]) -> Any:  # redis-py's answers are unions; each caller names its own
-        try:
-            return call()
-        except ResponseError as error:
-            if isinstance(error, _AWAY) or str(error).startswith(_AWAY_WORDS):
-                raise LedgerAway(f"Redis answers: {error}") from error
-            raise LedgerError(f"Redis refuses: {error}") from error
-        except RedisError as error:
-            raise LedgerAway(f"Redis does not answer: {error}") from error
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _decode(fields: Mapping[str, str], host: str) -> Run:
-    def seconds(name: str) -> float:
-        return int(fields.get(name, "0")) / 1000
-
-    request = RunRequest(
-        id=fields["id"],
-        kind=RunKind(fields["kind"]),
-        source=fields["source"],
-        policy=fields["policy"],
-        slot=fields["slot"],
-        queue=fields["queue"],
-        options=json.loads(fields["options"]),
-    )
-    return Run(
-        request=request,
-        state=RunState(fields["state"]),
-        host=host,
-        attempt=int(fields["attempt"]),
-        rings=int(fields["rings"]),
-        opened=seconds("opened"),
-        started=seconds("started"),
-        ended=seconds("ended"),
-        owner=fields.get("owner", ""),
-        lease_until=seconds("lease"),
-        progress=json.loads(fields.get("progress", "{}")),
-        result=json.loads(fields.get("result", "{}")),
-        error=fields.get("error", ""),
-        exit_code=int(fields.get("exit_code", "0")),
-    )
+    def _run(self, text: str, run_id: str, arguments: Sequence[object]) -> Any:
+        keys = [self.keys.run(run_id), self.keys.open]
+        common = [self.keys.prefix, run_id, milliseconds(REMEMBERED), RECENT, HISTORY, ATTEMPTS_KEPT]
+        texts = [str(argument) for argument in (*common, *arguments)]
+        return guarded(lambda: self._script(text)(keys=keys, args=texts))

@@ -3,21 +3,26 @@
 The transitions, each one atomic script of `scripts.py`. A run that is final stays as it is, but for `open`
 of a failed slot, whose turn has come again:
 
-    state      | open     | claim    | start   | renew   | release | finish   | reap
-    -----------+----------+----------+---------+---------+---------+----------+-----------------------------
-    (none)     | queued   | -        | -       | -       | -       | -        | -
-    queued     | joined   | claimed  | lost    | lost    | lost    | lost     | queued: rung again when due
-    claimed    | joined   | held (1) | running | claimed | queued  | final    | queued, if its lease ran out
-    running    | joined   | held (1) | running | running | queued  | final    | queued, if its lease ran out
-    succeeded  | done     | done     | lost    | lost    | lost    | done (2) | -
-    incomplete | done     | done     | lost    | lost    | lost    | done (2) | -
-    superseded | done     | done     | lost    | lost    | lost    | done (2) | -
-    failed     | queued(3)| done     | lost    | lost    | lost    | done (2) | -
+    state      | open     | claim    | start   | renew   | release | finish   | reap          | cancel
+    -----------+----------+----------+---------+---------+---------+----------+---------------+-----------
+    (none)     | queued   | -        | -       | -       | -       | -        | -             | -
+    queued     | joined   | claimed  | lost    | lost    | lost    | lost     | queued (4)    | cancelled
+    claimed    | joined   | held (1) | running | claimed | queued  | final    | queued (5)    | asked (6)
+    running    | joined   | held (1) | running | running | queued  | final    | queued (5)    | asked (6)
+    succeeded  | done     | done     | lost    | lost    | lost    | done (2) | -             | done
+    incomplete | done     | done     | lost    | lost    | lost    | done (2) | -             | done
+    superseded | done     | done     | lost    | lost    | lost    | done (2) | -             | done
+    cancelled  | done     | done     | lost    | lost    | lost    | done (2) | -             | done
+    failed     | queued(3)| done     | lost    | lost    | lost    | done (2) | -             | done
 
     start, renew, release and finish act only for the holder of the lease (equal token); others get `lost`,
     or `unknown` where there is no such run any more (Redis was wiped).
     (1) claimed, if the lease ran out, or is the claimer's own.  (2) `finished` for the one who finished it.
     (3) after a pause that doubles with each attempt; before that it `waits`.
+    (4) rung again when due.  (5) if its lease ran out: then its holder is fenced. Failed after a bounded number of
+    attempts that died.  (6) the holder is told by renew, flushes, and ends it as cancelled; cancelled at once if the
+    lease ran out. Where cancel was asked for, release, reap, a claim of a lease that ran out, and a finish as failed
+    all end in cancelled: nothing rings for it again.
 """
 
 from __future__ import annotations
@@ -53,6 +58,7 @@ class RunState(StrEnum):
     SUCCEEDED = "succeeded"
     INCOMPLETE = "incomplete"
     FAILED = "failed"
+    CANCELLED = "cancelled"
     SUPERSEDED = "superseded"
 
     @property
@@ -77,6 +83,9 @@ class Word(StrEnum):
     CLAIMED = "claimed"
     HELD = "held"  # another holds the lease
     RENEWED = "renewed"
+    CANCEL = "cancel"  # renewed, but somebody wants the run to end: flush, and finish it as cancelled
+    ASKED = "asked"  # its holder will be told to cancel it
+    CANCELLED = "cancelled"  # it is final now
     RELEASED = "released"
     FINISHED = "finished"
     LOST = "lost"  # the token is not (or no longer) the run's
@@ -118,6 +127,18 @@ class RunRequest:
     slot: str = ""  # `slot_text`; empty: asked for by hand, counted from when it was opened
     queue: str = ""  # where it is rung
     options: Mapping[str, object] = field(default_factory=dict)  # JSON; what differs from the configuration; no secrets
+    parent: str = ""  # the id of the run that wanted this one; empty: none
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt that is over. Times are seconds since 1970 by Redis's clock."""
+
+    number: int
+    owner: str
+    started: float
+    ended: float
+    error: str  # empty: it ended well, or was given back by a worker that left
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +159,18 @@ class Run:
     result: Mapping[str, object] = field(default_factory=dict)
     error: str = ""  # of the last attempt that failed
     exit_code: int = 0
+    attempts: tuple[Attempt, ...] = ()  # those that are over, oldest first; the newest ten
+    cancel_by: str = ""  # who asked for its end
 
     @property
     def id(self) -> str:
         """The run's id."""
         return self.request.id
+
+    @property
+    def parent(self) -> str:
+        """The id of the run that wanted this one; empty for none."""
+        return self.request.parent
 
 
 @dataclass(frozen=True, slots=True)

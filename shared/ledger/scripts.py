@@ -1,142 +1,241 @@
 """The transitions as Lua, each atomic. Time is Redis's own, read inside the script, in milliseconds.
 
-KEYS are always: the run, `open`, and where named: `ledger`, `counter`, `recent`, `packs`.
-A run's hash holds `token` and `lease` (until, ms) only while it is claimed or running.
+KEYS are always: the run, `open`. Other keys of the realm are named from its prefix: Redis Cluster, which alone would
+mind, can't carry Celery's queues either.
+ARGV are always: the realm's prefix, the run's id, ms for which an ended run is remembered, lengths of `recent` and of a
+source's history, attempts that are kept; then each script's own, in `args`.
+A run's hash holds `token` and `lease` (until, ms) only while it is claimed or running, and `cancel` (who asked) only
+while that and when it is over.
 """
 
 from __future__ import annotations
 
-_NOW = """
+_HEAD = """
+local run, open = KEYS[1], KEYS[2]
+local prefix, id = ARGV[1], ARGV[2]
+local args = {unpack(ARGV, 7)}
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+
+local function is_final(state)
+  return state ~= 'queued' and state ~= 'claimed' and state ~= 'running'
+end
+
+-- An attempt is over: note it, and take its lease away.
+local function attempt_over(ended, why)
+  local number, owner, started, noted = unpack(redis.call('HMGET', run, 'attempt', 'owner', 'started', 'attempts'))
+  local list = noted and cjson.decode(noted) or {}
+  list[#list + 1] = {tonumber(number), owner, tonumber(started), tonumber(ended), why}
+  while #list > tonumber(ARGV[6]) do table.remove(list, 1) end
+  redis.call('HSET', run, 'attempts', cjson.encode(list))
+  if why ~= '' then redis.call('HSET', run, 'error', why) end
+  redis.call('HDEL', run, 'token', 'lease', 'progress')
+end
+
+-- A lease ran out: its holder can commit nothing more, and its repository lock is to go.
+local function fence()
+  attempt_over(now, 'its worker stopped answering')
+  redis.call('ZADD', prefix .. 'fenced', now, id)
+  return redis.call('HINCRBY', run, 'deaths', 1)
+end
+
+-- The run is over. What falls out of its source's history is forgotten.
+local function final(state, why, code)
+  redis.call('HSET', run, 'state', state, 'ended', now)
+  if why ~= '' then redis.call('HSET', run, 'error', why) end
+  if why == '' then redis.call('HDEL', run, 'error') end
+  if tonumber(code) ~= 0 then redis.call('HSET', run, 'exit_code', code) end
+  redis.call('HDEL', run, 'token', 'lease')
+  redis.call('PEXPIRE', run, ARGV[3])
+  redis.call('ZREM', open, id)
+  redis.call('LPUSH', prefix .. 'recent', id)
+  redis.call('LTRIM', prefix .. 'recent', 0, ARGV[4] - 1)
+  local history = prefix .. 'history:' .. redis.call('HGET', run, 'source')
+  redis.call('LPUSH', history, id)
+  redis.call('PEXPIRE', history, ARGV[3])
+  while redis.call('LLEN', history) > tonumber(ARGV[5]) do
+    local old = prefix .. 'run:' .. redis.call('RPOP', history)
+    redis.call('DEL', old, old .. ':packs', old .. ':children')
+  end
+  if state ~= 'failed' then redis.call('DEL', run .. ':packs') end
+end
+
+local function cancelled()
+  final('cancelled', 'cancelled by ' .. redis.call('HGET', run, 'cancel'), 130)
+end
 """
 
-# The holder's door: answers `unknown` or `lost` to everyone but the holder. ARGV[1] is the token.
+# The holder's door: answers `unknown` or `lost` to everyone but the holder. args[1] is the token.
 _HOLDER = (
-    _NOW
+    _HEAD
     + """
-local state, token = unpack(redis.call('HMGET', KEYS[1], 'state', 'token'))
+local state, token, cancel = unpack(redis.call('HMGET', run, 'state', 'token', 'cancel'))
 if not state then return 'unknown' end
-if token ~= ARGV[1] then return 'lost' end
+if token ~= args[1] then return 'lost' end
 """
 )
 
-# ARGV: id, ms until it is rung again, then field and value, ...
+# args: ms until it is rung again, the parent's id or empty, then field and value, ...
 OPEN = (
-    _NOW
+    _HEAD
     + """
-local state = redis.call('HGET', KEYS[1], 'state')
+local state = redis.call('HGET', run, 'state')
 if not state then
-  redis.call('HSET', KEYS[1], 'id', ARGV[1], 'state', 'queued', 'opened', now, 'attempt', 0, 'rings', 1,
-             unpack(ARGV, 3))
-  redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
+  redis.call('HSET', run, 'id', id, 'state', 'queued', 'opened', now, 'attempt', 0, 'rings', 1, unpack(args, 3))
+  redis.call('ZADD', open, now + args[1], id)
+  if args[2] ~= '' then
+    local children = prefix .. 'run:' .. args[2] .. ':children'
+    redis.call('SADD', children, id)
+    redis.call('PEXPIRE', children, ARGV[3])
+  end
   return 'opened'
 end
 if state == 'failed' then
-  if now < tonumber(redis.call('HGET', KEYS[1], 'retry') or '0') then return 'waits' end
-  redis.call('HSET', KEYS[1], 'state', 'queued', 'rings', 1)
-  redis.call('HDEL', KEYS[1], 'ended', 'retry')
-  redis.call('PERSIST', KEYS[1])
-  redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
+  local retry, ended, why, by = unpack(redis.call('HMGET', run, 'retry', 'ended', 'error', 'finisher'))
+  if now < tonumber(retry or '0') then return 'waits' end
+  if by then attempt_over(ended, why or '') end
+  redis.call('HSET', run, 'state', 'queued', 'rings', 1)
+  redis.call('HDEL', run, 'ended', 'retry', 'finisher', 'result', 'exit_code')
+  redis.call('PERSIST', run)
+  redis.call('ZADD', open, now + args[1], id)
+  redis.call('LREM', prefix .. 'recent', 0, id)
+  redis.call('LREM', prefix .. 'history:' .. redis.call('HGET', run, 'source'), 0, id)
   return 'reopened'
 end
-if state == 'queued' or state == 'claimed' or state == 'running' then return 'joined' end
-return 'done'
+return is_final(state) and 'done' or 'joined'
 """
 )
 
-# KEYS: run, open, ledger, counter. ARGV: id, owner, lease in ms, an id for a ledger that has none, the former token
+# args: owner, lease in ms, an id for a ledger that has none, the former token.
+# Answers: word, token, attempt, how many attempts before it died
 CLAIM = (
-    _NOW
+    _HEAD
     + """
-local state, token, lease = unpack(redis.call('HMGET', KEYS[1], 'state', 'token', 'lease'))
-if not state then return {'unknown', '', 0} end
-if state ~= 'queued' and state ~= 'claimed' and state ~= 'running' then return {'done', '', 0} end
-local mine = token and token == ARGV[5]
-if token and not mine and tonumber(lease) > now then return {'held', '', 0} end
-if not mine then
-  redis.call('SET', KEYS[3], ARGV[4], 'NX')
-  token = redis.call('GET', KEYS[3]) .. ':' .. redis.call('INCR', KEYS[4])
-  redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-  redis.call('HSET', KEYS[1], 'state', 'claimed', 'token', token, 'owner', ARGV[2], 'started', now)
-  redis.call('HDEL', KEYS[1], 'progress')
+local state, token, lease, cancel = unpack(redis.call('HMGET', run, 'state', 'token', 'lease', 'cancel'))
+if not state then return {'unknown', '', 0, 0} end
+if is_final(state) then return {'done', '', 0, 0} end
+local mine = token and token == args[4]
+if token and not mine then
+  if tonumber(lease) > now then return {'held', '', 0, 0} end
+  fence()
+  if cancel then
+    cancelled()
+    return {'done', '', 0, 0}
+  end
 end
-redis.call('HSET', KEYS[1], 'lease', now + ARGV[3])
-redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[1])
-return {'claimed', token, tonumber(redis.call('HGET', KEYS[1], 'attempt'))}
+if not mine then
+  redis.call('SET', prefix .. 'ledger', args[3], 'NX')
+  token = redis.call('GET', prefix .. 'ledger') .. ':' .. redis.call('INCR', prefix .. 'counter')
+  redis.call('HINCRBY', run, 'attempt', 1)
+  redis.call('HSET', run, 'state', 'claimed', 'token', token, 'owner', args[1], 'started', now)
+  redis.call('HDEL', run, 'progress')
+end
+redis.call('HSET', run, 'lease', now + args[2])
+redis.call('ZADD', open, now + args[2], id)
+local attempt, deaths = unpack(redis.call('HMGET', run, 'attempt', 'deaths'))
+return {'claimed', token, tonumber(attempt), tonumber(deaths or '0')}
 """
 )
 
-# ARGV: token, id, lease in ms, progress as JSON or empty, a state (claimed or running)
+# args: token, lease in ms, progress as JSON or empty, a state (claimed or running)
 RENEW = (
     _HOLDER
     + """
-redis.call('HSET', KEYS[1], 'lease', now + ARGV[3], 'state', ARGV[5])
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'progress', ARGV[4]) end
-redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
-return 'renewed'
+redis.call('HSET', run, 'lease', now + args[2], 'state', args[4])
+if args[3] ~= '' then redis.call('HSET', run, 'progress', args[3]) end
+redis.call('ZADD', open, now + args[2], id)
+return cancel and 'cancel' or 'renewed'
 """
 )
 
-# ARGV: token, id, ms until it is rung again, what went wrong or empty
+# args: token, ms until it is rung again, what went wrong or empty
 RELEASE = (
     _HOLDER
     + """
-redis.call('HSET', KEYS[1], 'state', 'queued', 'rings', 1)
-redis.call('HDEL', KEYS[1], 'token', 'lease', 'progress')
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'error', ARGV[4]) end
-redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
+attempt_over(now, args[3])
+if cancel then
+  cancelled()
+  return 'cancelled'
+end
+if args[3] ~= '' then redis.call('HINCRBY', run, 'deaths', 1) end
+redis.call('HSET', run, 'state', 'queued', 'rings', 1)
+redis.call('ZADD', open, now + args[2], id)
 return 'released'
 """
 )
 
-# KEYS: run, open, recent, packs. ARGV: token, id, state, result as JSON, error, exit code, pause in ms before a failed
-# slot is opened again, ms for which the run is remembered, length of `recent`
+# args: token, state, result as JSON or empty, error, exit code, pause in ms before a failed slot is opened again
 FINISH = (
-    _NOW
+    _HEAD
     + """
-local state, token, by = unpack(redis.call('HMGET', KEYS[1], 'state', 'token', 'finisher'))
+local state, token, by, cancel = unpack(redis.call('HMGET', run, 'state', 'token', 'finisher', 'cancel'))
 if not state then return 'unknown' end
-if state ~= 'queued' and state ~= 'claimed' and state ~= 'running' then
-  return by == ARGV[1] and 'finished' or 'done'
+if is_final(state) then return by == args[1] and 'finished' or 'done' end
+if token ~= args[1] then return 'lost' end
+redis.call('HSET', run, 'finisher', args[1])
+redis.call('HDEL', run, 'progress')
+if args[3] ~= '' then redis.call('HSET', run, 'result', args[3]) end
+if args[2] == 'failed' and cancel then
+  cancelled()
+  return 'finished'
 end
-if token ~= ARGV[1] then return 'lost' end
-redis.call('HSET', KEYS[1], 'state', ARGV[3], 'result', ARGV[4], 'error', ARGV[5], 'exit_code', ARGV[6],
-           'ended', now, 'retry', now + ARGV[7], 'finisher', ARGV[1])
-redis.call('HDEL', KEYS[1], 'token', 'lease')
-redis.call('PEXPIRE', KEYS[1], ARGV[8])
-redis.call('ZREM', KEYS[2], ARGV[2])
-redis.call('LREM', KEYS[3], 1, ARGV[2])
-redis.call('LPUSH', KEYS[3], ARGV[2])
-redis.call('LTRIM', KEYS[3], 0, ARGV[9] - 1)
-if ARGV[3] ~= 'failed' then redis.call('DEL', KEYS[4]) end
+if args[2] == 'failed' then redis.call('HSET', run, 'retry', now + args[6]) end
+final(args[2], args[4], args[5])
 return 'finished'
 """
 )
 
-# ARGV: id, ms until a run that was just rung is rung again (doubled at each ring), at most this many ms.
-# Answers 1 where the run is to be rung now.
-REAP = (
-    _NOW
+# args: who asks
+CANCEL = (
+    _HEAD
     + """
-local state, lease, rings = unpack(redis.call('HMGET', KEYS[1], 'state', 'lease', 'rings'))
+local state, lease = unpack(redis.call('HMGET', run, 'state', 'lease'))
+if not state then return 'unknown' end
+if is_final(state) then return 'done' end
+redis.call('HSET', run, 'cancel', args[1])
+if state ~= 'queued' then
+  if tonumber(lease) > now then return 'asked' end
+  fence()
+end
+cancelled()
+return 'cancelled'
+"""
+)
+
+# args: ms until a run that was just rung is rung again (doubled at each ring), at most this many ms; attempts that may
+# die; pause in ms before a failed slot is opened again (doubled at each attempt), at most this many ms.
+# Answers 1 where something was done: the run is to be rung if it is queued now, and is over if not.
+REAP = (
+    _HEAD
+    + """
+local state, lease, cancel = unpack(redis.call('HMGET', run, 'state', 'lease', 'cancel'))
 if state == 'claimed' or state == 'running' then
   if tonumber(lease) > now then
-    redis.call('ZADD', KEYS[2], lease, ARGV[1])
+    redis.call('ZADD', open, lease, id)
     return 0
   end
-  redis.call('HSET', KEYS[1], 'state', 'queued', 'rings', 1, 'error', 'its worker stopped answering')
-  redis.call('HDEL', KEYS[1], 'token', 'lease', 'progress')
-  redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
+  local deaths = fence()
+  if cancel then
+    cancelled()
+    return 1
+  end
+  if deaths >= tonumber(args[3]) then
+    local pause = math.min(args[4] * 2 ^ (redis.call('HGET', run, 'attempt') - 1), args[5])
+    redis.call('HSET', run, 'retry', now + pause)
+    final('failed', 'given up after ' .. deaths .. ' attempts; the last: its worker stopped answering', 1)
+    return 1
+  end
+  redis.call('HSET', run, 'state', 'queued', 'rings', 1)
+  redis.call('ZADD', open, now + args[1], id)
   return 1
 end
 if state == 'queued' then
-  if tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or '0') > now then return 0 end
-  rings = redis.call('HINCRBY', KEYS[1], 'rings', 1)
-  redis.call('ZADD', KEYS[2], now + math.min(ARGV[2] * 2 ^ (rings - 1), ARGV[3]), ARGV[1])
+  if tonumber(redis.call('ZSCORE', open, id) or '0') > now then return 0 end
+  local rings = redis.call('HINCRBY', run, 'rings', 1)
+  redis.call('ZADD', open, now + math.min(args[1] * 2 ^ (rings - 1), args[2]), id)
   return 1
 end
-redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', open, id)
 return 0
 """
 )
@@ -150,4 +249,12 @@ for i, name in ipairs({ARGV[1] .. '|last', ARGV[1] .. '|full'}) do
   end
 end
 return 1
+"""
+
+# KEYS: fenced. ARGV: id, the time of its fence as it was read. A later fence stays
+UNFENCE = """
+if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '-1') == tonumber(ARGV[2]) then
+  return redis.call('ZREM', KEYS[1], ARGV[1])
+end
+return 0
 """

@@ -1,15 +1,18 @@
-"""What a command does with the job system: open a run by hand and ring, and follow a run wherever it is worked on."""
+"""What a command does with the job system: open runs by hand and ring, find, follow, cancel and list them; the workers."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared.ledger.connect import connect
-from shared.ledger.errors import LedgerAway, UnknownRun
-from shared.ledger.ledger import Ledger
-from shared.ledger.model import Run, RunKind, RunRequest, new_run_id
+from shared.ledger.errors import AmbiguousRun, LedgerAway, RunNotOver, UnknownRun, UnknownWorker
+from shared.ledger.ledger import REMEMBERED, Ledger
+from shared.ledger.model import Run, RunKind, RunRequest, RunState, Word, new_run_id
+from shared.ledger.roll import Roll, WorkerInfo, worker_of
 from shared.messaging.broker import broker_url
 from shared.messaging.names import queue_of
 from shared.observability.logs import mask_url
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from shared.config.fleet import Fleet
 
 _POLL = 0.2  # seconds
+_ID_LENGTH = 32
+_ID = re.compile(r"[0-9a-f]{1,32}")
 
 
 def ledger_of(fleet: Fleet, host: str = "") -> Ledger:
@@ -28,16 +33,19 @@ def ledger_of(fleet: Fleet, host: str = "") -> Ledger:
 def open_and_ring(fleet: Fleet, kind: RunKind, source: str, options: Mapping[str, object] | None = None) -> str:
     """Open a run by hand and ring for it; returns its id.
 
+    A backup of a source that is being backed up joins that run, if it is of the same kind or a full one, and asks for
+    nothing of its own.
     `options` are JSON: what differs from the configuration (for a restore: what, and to where); no secrets, since they
     lie in Redis. Raises ConfigError (no such source) and LedgerAway (no Redis: is `holdfast up` running?).
     """
-    from kombu.exceptions import OperationalError
-
-    from shared.messaging.app import make_app, ring
-
     facts = fleet.source(source)
-    url = broker_url(fleet)
-    ledger = connect(url, facts.host or "")
+    ledger = ledger_of(fleet, facts.host or "")
+    if kind.is_backup and not options:
+        for run in ledger.open_runs():
+            request = run.request
+            serves = request.kind in {kind, RunKind.FULL} and not request.options and not run.cancel_by
+            if request.source == source and serves:
+                return run.id
     policy = fleet.policy_for(source)
     request = RunRequest(
         id=new_run_id(),
@@ -47,31 +55,40 @@ def open_and_ring(fleet: Fleet, kind: RunKind, source: str, options: Mapping[str
         queue=queue_of(kind, facts),
         options=dict(options or {}),
     )
-    ledger.open(request)
-    app = make_app(url)
-    try:
-        ring(app, request.id, request.queue)
-    except OperationalError as error:
-        raise LedgerAway(f"run {request.id} is noted, but Redis at {mask_url(url)} went away: {error}") from error
-    finally:
-        app.close()
+    _open_and_ring(fleet, ledger, request)
+    return request.id
+
+
+def retry(fleet: Fleet, run_id: str) -> str:
+    """Ask again, by hand, for what a run that is over was to do; returns the new run's id.
+
+    Raises UnknownRun, AmbiguousRun, RunNotOver and LedgerAway.
+    """
+    ledger, run = find(fleet, run_id)
+    if not run.state.is_final:
+        raise RunNotOver(
+            f"run {run.id} is {run.state.value}, so it can't be retried yet",
+            hint=f"Wait for it, or cancel it: holdfast runs cancel {run.id[:12]}",
+        )
+    request = replace(run.request, id=new_run_id(), slot="", parent="")
+    _open_and_ring(fleet, ledger, request)
     return request.id
 
 
 def follow(fleet: Fleet, run_id: str, *, poll: float = _POLL) -> Iterator[Run]:
     """A run's views, each time that it changed; the last one is final.
 
-    Raises UnknownRun, also when the run is gone in between (Redis was wiped), and LedgerAway.
+    Raises UnknownRun, also when the run is gone in between (Redis was wiped), AmbiguousRun and LedgerAway.
     """
     last: Run | None = None
     home: Ledger | None = None
     while last is None or not last.state.is_final:
-        if home is None:
+        if home is None or last is None:
             home, run = find(fleet, run_id)
         else:
-            found = home.get(run_id)
+            found = home.get(last.id)
             if found is None:
-                raise UnknownRun(f"run {run_id} is no longer in the ledger", hint="Was Redis emptied?")
+                raise UnknownRun(f"run {last.id} is no longer in the ledger", hint="Was Redis emptied?")
             run = found
         if run != last:
             last = run
@@ -81,16 +98,112 @@ def follow(fleet: Fleet, run_id: str, *, poll: float = _POLL) -> Iterator[Run]:
 
 
 def find(fleet: Fleet, run_id: str) -> tuple[Ledger, Run]:
-    """A run and the realm it lies in. Raises UnknownRun and LedgerAway."""
+    """A run, by its id or the first digits of it, and the realm it lies in.
+
+    Raises UnknownRun, AmbiguousRun and LedgerAway.
+    """
     pools = ledger_of(fleet)
+    if not _ID.fullmatch(run_id):
+        raise UnknownRun(f"{run_id[:40]!r} is no run's id", hint="An id is 32 digits of 0-9a-f; its first ones will do")
+    whole = len(run_id) == _ID_LENGTH
+    places = {(host, run_id) for host in realms(fleet)} if whole else pools.places(run_id)
+    runs = []
+    for host, found in sorted(places):
+        ledger = pools.realm(host)
+        run = ledger.get(found)
+        if run is not None:
+            runs.append((ledger, run))
+    if not runs:
+        hint = f"Ended runs are kept for {REMEMBERED / 86400:.0f} days; `holdfast runs` lists them"
+        raise UnknownRun(f"there is no run {run_id}", hint=hint)
+    if len(runs) > 1:
+        some = ", ".join(run.id for _, run in runs[:4])
+        raise AmbiguousRun(f"{len(runs)} runs begin with {run_id}", hint=f"Give more digits: {some}")
+    return runs[0]
+
+
+def cancel(fleet: Fleet, run_id: str, by: str) -> Word:
+    """End a run before its time, and the runs that it wanted. `by` says who asks, for people.
+
+    CANCELLED: it is over. ASKED: its holder is told within seconds, keeps what it has uploaded, and ends it. DONE: it
+    had ended. Raises UnknownRun, AmbiguousRun and LedgerAway.
+    """
+    ledger, run = find(fleet, run_id)
+    word = ledger.cancel(run.id, by)
+    for child in ledger.children(run.id):
+        ledger.cancel(child.id, by)
+    if word is Word.UNKNOWN:
+        raise UnknownRun(f"run {run.id} is no longer in the ledger", hint="Was Redis emptied?")
+    return word
+
+
+def all_runs(fleet: Fleet, *, open_only: bool = False, source: str = "", count: int = 50) -> list[Run]:
+    """The runs of the fleet: those that are not over, then those that ended last, newest first; `count` at most.
+
+    With `source`, those of that source alone. Raises LedgerAway.
+    """
+    pools = ledger_of(fleet)
+    under_way: list[Run] = []
+    ended: list[Run] = []
     for host in realms(fleet):
         ledger = pools.realm(host)
-        run = ledger.get(run_id)
-        if run is not None:
-            return ledger, run
-    raise UnknownRun(f"there is no run {run_id}")
+        under_way += [run for run in ledger.open_runs() if not source or run.request.source == source]
+        if not open_only:
+            ended += ledger.history(source, count) if source else ledger.recent(count)
+    under_way.sort(key=lambda run: -run.opened)
+    known = {run.id for run in under_way}  # what ended between the two looks
+    over = sorted((run for run in ended if run.id not in known), key=lambda run: -run.ended)
+    return [*under_way, *over][:count]
+
+
+def workers(fleet: Fleet) -> list[WorkerInfo]:
+    """The workers that were heard of within half a minute, by name, with the runs whose lease they have.
+
+    Raises LedgerAway.
+    """
+    pools = ledger_of(fleet)
+    found: list[WorkerInfo] = []
+    runs: dict[str, list[str]] = {}
+    for host in realms(fleet):
+        ledger = pools.realm(host)
+        found += Roll(ledger).workers()
+        for run in ledger.open_runs():
+            if run.state is not RunState.QUEUED:
+                runs.setdefault(worker_of(run.owner), []).append(run.id)
+    found.sort(key=lambda worker: worker.name)
+    return [replace(worker, runs=tuple(runs.get(worker.name, ()))) for worker in found]
+
+
+def drain(fleet: Fleet, worker: str, by: str = "") -> None:
+    """Ask a worker to take no more runs, to give back those that it has, and to exit: within half a minute.
+
+    Raises UnknownWorker and LedgerAway.
+    """
+    pools = ledger_of(fleet)
+    if not any(Roll(pools.realm(host)).drain(worker, by) for host in realms(fleet)):
+        names = ", ".join(one.name for one in workers(fleet)[:8])
+        raise UnknownWorker(
+            f"no worker {worker!r} has been heard of in the last half minute",
+            hint=f"There are: {names}" if names else "There is none at all",
+        )
 
 
 def realms(fleet: Fleet) -> list[str]:
     """The hosts whose runs lie apart, after the empty one of the pools."""
     return ["", *sorted({source.host for source in fleet.sources.values() if source.host})]
+
+
+def _open_and_ring(fleet: Fleet, ledger: Ledger, request: RunRequest) -> None:
+    from kombu.exceptions import OperationalError
+
+    from shared.messaging.app import make_app, ring
+
+    url = broker_url(fleet)
+    ledger.open(request)
+    app = make_app(url)
+    try:
+        ring(app, request.id, request.queue)
+    except OperationalError as error:
+        raise LedgerAway(f"run {request.id} is noted, but Redis at {mask_url(url)} went away: {error}") from error
+    finally:
+        app.close()
