@@ -1,0 +1,224 @@
+"""What a configuration amounts to: defaults filled in, references followed, and no secret in any of it.
+
+Secrets stand in a file by reference, and a reference is what is shown: a path, a variable's name, a program. Where a
+person may have typed one all the same (a broker's URL, a program's arguments), it is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shared.config.fleet import Fleet
+    from shared.config.models import Policy, Site, Source
+    from shared.config.secrets import Credentials, Secret
+
+_HIDDEN = "***"
+_STEPS = ((604800, "w"), (86400, "d"), (3600, "h"), (60, "m"))
+_RETENTION_UNITS = ("keep_within",)
+
+
+def effective(fleet: Fleet) -> dict[str, Any]:
+    """The whole configuration, in the words of the file."""
+    return {
+        "files": list(fleet.files),
+        "secret": _reference(fleet.secret),
+        "recovery_password": _reference(fleet.recovery_password),
+        "state_dir": fleet.state_dir,
+        "cache_dir": fleet.cache_dir,
+        "defaults": {
+            "compression": fleet.defaults.compression,
+            "pack_size": size(fleet.defaults.pack_size),
+            "read_concurrency": fleet.defaults.read_concurrency or "one per core",
+        },
+        "regions": {name: {"broker": _broker(region.broker)} for name, region in fleet.regions.items()},
+        "sites": {name: _site(fleet, site) for name, site in fleet.sites.items()},
+        "policies": {name: _policy(fleet, policy) for name, policy in fleet.policies.items()},
+        "sources": {name: effective_source(fleet, name) for name in fleet.sources},
+    }
+
+
+def effective_source(fleet: Fleet, name: str) -> dict[str, Any]:
+    """One source: which policy it follows and why, where it goes, who reads it, and what."""
+    source = fleet.source(name)
+    policy = fleet.policy_for(name)
+    shown: dict[str, Any] = {"labels": dict(source.labels)}
+    if source.owner:
+        shown["owner"] = source.owner
+    shown |= {"policy": policy.id if policy else None, "because": because(fleet, source)}
+    if policy is not None:
+        shown |= {key: str(when) for key in ("full", "incremental") if (when := getattr(policy, key)) is not None}
+        shown |= {key: duration(value) for key in ("rpo", "rto") if (value := getattr(policy, key)) is not None}
+    try:
+        shown["primary"] = fleet.configured_primary(name)
+    except ConfigError:
+        shown["primary"] = None
+    shown["repository"] = fleet.repository_of(name)
+    shown["read_by"] = _reader(source)
+    shown |= _content(source)
+    return shown
+
+
+def because(fleet: Fleet, source: Source) -> str:
+    """Why a source follows the policy that it follows, or none."""
+    passed: list[str] = []
+    for name, policy in fleet.policies.items():
+        lacking = [_lacking(key, wanted, source) for key, wanted in policy.select.terms]
+        reasons = [reason for reason in lacking if reason]
+        if not reasons:
+            first = (
+                f"select {policy.select} is for all sources"
+                if not policy.select.terms
+                else (f"its labels are those of select {policy.select}")
+            )
+            return "; ".join([first, *passed])
+        passed.append(f"{name} comes before, but {reasons[0]}")
+    if not passed:
+        return "there are no policies: it is backed up only by hand"
+    wording = [one.replace(" comes before, but ", ": ") for one in passed]
+    return f"no policy selects it, so it is backed up only by hand ({'; '.join(wording)})"
+
+
+def warnings(fleet: Fleet) -> Iterator[str]:
+    """What is valid and yet may not be what was meant, or is not done by this release, or can't be on this machine."""
+    yield from fleet.not_done()
+    for name, source in fleet.sources.items():
+        if fleet.policy_for(name) is None:
+            yield f"sources.{name}: {because(fleet, source)}"
+            try:
+                fleet.configured_primary(name)
+            except ConfigError as error:
+                yield f"sources.{name}: {error.args[0]}"
+        if source.command is not None:
+            yield f"sources.{name}.command: this release can't back up what a program prints"
+        elif not source.has_body:
+            yield f"sources.{name}: has no paths; nothing can be read until it has"
+    followed = {policy.id for name in fleet.sources if (policy := fleet.policy_for(name))}
+    for name in fleet.policies:
+        if name not in followed and fleet.sources:
+            yield f"policies.{name}: no source follows it"
+    references: list[tuple[str, Secret | Credentials]] = [
+        ("secret", fleet.secret),
+        ("recovery_password", fleet.recovery_password),
+        *((f"sites.{name}.credentials", site.credentials) for name, site in fleet.sites.items() if site.credentials),
+    ]
+    for key, reference in references:
+        if reference.file is not None and (reason := _wrong_file(reference.file)):
+            yield f"{key}: {reason}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as the file would say them: `1h30m`, `1d`."""
+    left, text = seconds, ""
+    for length, unit in _STEPS:
+        count, left = divmod(left, length)
+        if count:
+            text += f"{count:.0f}{unit}"
+    return text + (f"{left:g}s" if left or not text else "")
+
+
+def size(count: int) -> str:
+    """Bytes as the file would say them: `16 MiB`, `1000`."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count and count % 1024**power == 0:
+            return f"{count // 1024**power} {unit}"
+    return str(count)
+
+
+def _lacking(key: str, wanted: str, source: Source) -> str:
+    got = source.labels.get(key)
+    if got == wanted:
+        return ""
+    return f"it wants {key}={wanted}, and this source has " + (f"{key}={got}" if got is not None else f"no {key}")
+
+
+def _site(fleet: Fleet, site: Site) -> dict[str, Any]:
+    shown: dict[str, Any] = {"url": site.url, "kind": "s3" if site.is_s3 else "directory"}
+    shown["region"] = site.region or next(iter(fleet.regions))
+    if site.witness:
+        shown["witness"] = True
+    if site.credentials is not None:
+        shown["credentials"] = _reference(site.credentials)
+    if site.ca_file:
+        shown["ca_file"] = site.ca_file
+    return {**shown, "connections": site.connections}
+
+
+def _policy(fleet: Fleet, policy: Policy) -> dict[str, Any]:
+    shown: dict[str, Any] = {"select": str(policy.select)}
+    keeping = [site.id for site in fleet.sites.values() if not site.witness]
+    shown["primary"] = policy.primary or keeping[0]
+    shown |= {key: str(when) for key in ("full", "incremental") if (when := getattr(policy, key)) is not None}
+    shown["timezone"] = policy.timezone
+    shown |= {key: duration(value) for key in ("rpo", "rto") if (value := getattr(policy, key)) is not None}
+    if policy.copies is not None:
+        shown["copies"] = policy.copies.model_dump(mode="json", exclude_none=True)
+    if policy.retention is not None:
+        kept = policy.retention.model_dump(exclude_none=True)
+        shown["retention"] = {key: duration(value) if key in _RETENTION_UNITS else value for key, value in kept.items()}
+    return {**shown, "sources": [source.id for source in fleet.sources_of(policy.id)]}
+
+
+def _content(source: Source) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    if source.paths is not None:
+        shown["paths"] = list(source.paths)
+    if source.command is not None:
+        shown["command"] = _program(source.command)
+    for key in ("excludes", "exclude_files", "exclude_if_present"):
+        if value := getattr(source, key):
+            shown[key] = list(value)
+    shown |= {key: getattr(source, key) for key in ("exclude_caches", "one_file_system")}
+    if source.exclude_larger_than is not None:
+        shown["exclude_larger_than"] = size(source.exclude_larger_than)
+    return shown
+
+
+def _reader(source: Source) -> str:
+    if source.host:
+        return f"the worker of host {source.host}"
+    return f"any worker of pool {source.pool}" if source.pool else "any worker"
+
+
+def _reference(reference: Secret | Credentials) -> dict[str, str]:
+    if reference.file is not None:
+        return {"file": reference.file}
+    if reference.env is not None:
+        return {"env": reference.env}
+    return {"command": _program(reference.command or ())}
+
+
+def _program(command: tuple[str, ...]) -> str:
+    more = len(command) - 1
+    return command[0] + (f" (and {more} argument{'s' if more > 1 else ''}, not shown)" if more > 0 else "")
+
+
+def _broker(broker: str | Secret | None) -> str | dict[str, str]:
+    if broker is None:
+        return "embedded"
+    if not isinstance(broker, str):
+        return _reference(broker)
+    place, question, _ = broker.partition("?")
+    scheme, _, rest = place.partition("://")
+    # After the last @: a password may hold one, and a slash, too.
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}://{_HIDDEN + at if user or at else ''}{host}{question + _HIDDEN if question else ''}"
+
+
+def _wrong_file(path: str) -> str:
+    """What is wrong with a secret's file on this machine; empty where it is fine. Its content is not looked at."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return f"{path}: {error.strerror} (on this machine)"
+    if not os.access(path, os.R_OK):
+        return f"{path} can't be read by this user"
+    if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        mode = stat.S_IMODE(status.st_mode)
+        return f"{path} is open to others (mode {mode:04o}); `chmod 600` it"
+    return ""
