@@ -17,6 +17,7 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from scheduler.evidence import SiteEvidence
+from scheduler.reaper import Unlocker
 from scheduler.tick import tick
 from shared.config.fleet import Fleet
 from shared.ledger.connect import connect
@@ -50,11 +51,12 @@ def register(app: Celery, fleet: Fleet) -> None:
     """Give the app its task."""
     pools = connect(broker_url(fleet))
     look = SiteEvidence(fleet)
+    unlock = Unlocker(fleet)
 
     @app.task(name=TASK_TICK, time_limit=_TICK_AT_MOST)  # type: ignore[untyped-decorator] # Celery has no types
     def run(*_: object) -> None:
         try:
-            tick(fleet, pools, lambda run_id, queue: ring(app, run_id, queue), look, datetime.now(UTC))
+            tick(fleet, pools, lambda run_id, queue: ring(app, run_id, queue), look, datetime.now(UTC), unlock=unlock)
         except (LedgerAway, OperationalError) as error:
             _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
 

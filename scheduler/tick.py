@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from scheduler.due import due
+from scheduler.reaper import reap
 from shared import topology
 from shared.errors import HoldfastError, LedgerError
 from shared.ledger.model import Opened, RunRequest, run_id_for_slot
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Ring = Callable[[str, str], None]  # a run's id, its queue
 Look = Callable[[str, str], "Evidence | None"]  # a source, a site: what the site's own snapshots say
+Unlock = Callable[["Ledger"], None]
 
 _log = structlog.get_logger("holdfast.scheduler")
 
@@ -36,19 +38,32 @@ class Ticked:
 
     opened: list[RunRequest] = field(default_factory=list)
     rung_again: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)  # sources of which nothing could be learned, and why
 
 
-def tick(fleet: Fleet, pools: Ledger, ring: Ring, look: Look, now: datetime) -> Ticked:
-    """One tick. Raises LedgerAway, and what `ring` raises; the next tick does what this one left."""
+def tick(
+    fleet: Fleet,
+    pools: Ledger,
+    ring: Ring,
+    look: Look,
+    now: datetime,
+    *,
+    unlock: Callable[[Ledger], None] | None = None,
+) -> Ticked:
+    """One tick. Raises LedgerAway, and what `ring` raises; the next tick does what this one left.
+
+    `unlock` begins to remove the repository locks of dead workers; it does not wait for a site.
+    """
     ticked = Ticked()
     busy: set[str] = set()
     for host in realms(fleet):
         ledger = pools.realm(host)
-        for run in ledger.reap():
-            _log.info("rung again", run=run.id, source=run.request.source, reason=run.error or "was not claimed")
-            ring(run.id, run.request.queue)
-            ticked.rung_again.append(run.id)
+        rung, given_up = reap(ledger, ring)
+        ticked.rung_again += rung
+        ticked.given_up += [run.id for run in given_up]
+        if unlock is not None:
+            unlock(ledger)
         busy.update(run.request.source for run in ledger.open_runs() if run.request.kind.is_backup)
     for source in fleet.sources:
         if source not in busy:

@@ -1,4 +1,4 @@
-"""What a command does with the job system: open runs by hand and ring, find, follow, cancel and list them; the workers."""
+"""What a command does with the job system: opens runs by hand, finds, follows, cancels, lists them; drains workers."""
 
 from __future__ import annotations
 

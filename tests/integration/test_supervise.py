@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from shared.ledger.ledger import Ledger
+from shared.ledger.ledger import Claim, Ledger
 from shared.ledger.model import RunRequest, RunState, Word
 from tests.support.fleets import SmallFleet, alive
 from tests.support.ledgers import a_run, own_ledger, until
@@ -141,7 +141,7 @@ def test_the_lease_is_kept_while_the_engine_works(scene: Scene) -> None:
     scene.small.behave("hang", seconds=4.5)
     result = scene.in_background()
     until(lambda: scene.small.starts)
-    taken = []
+    taken: list[Claim] = []
     while not taken and scene.state is not RunState.SUCCEEDED:
         taken = [claim for claim in [scene.ledger.claim(scene.request.id, "thief")] if claim.lease]
         scene.ledger.reap()
@@ -161,6 +161,32 @@ def test_whoever_lost_the_lease_to_another_stops(scene: Scene) -> None:
     run = scene.ledger.get(scene.request.id)
     assert run is not None
     assert (run.owner, run.state.is_final) == ("another", False)
+
+
+def test_a_run_that_is_cancelled_ends_so_and_keeps_what_was_uploaded(scene: Scene) -> None:
+    """The engine flushes under the lease; the run is over, who asked for it is named, and no evidence is noted."""
+    scene.small.behave("hang")
+    result = scene.in_background()
+    until(lambda: scene.state is RunState.RUNNING)
+    assert scene.ledger.cancel(scene.request.id, "anna") is Word.ASKED
+    outcome = result()
+    assert (outcome.word, outcome.state) == (Word.FINISHED, RunState.CANCELLED)
+    run = scene.ledger.get(scene.request.id)
+    assert run is not None
+    assert (run.state, run.error, run.exit_code) == (RunState.CANCELLED, "cancelled by anna", 130)
+    assert scene.ledger.evidence("web1", "a") is None
+
+
+def test_a_cancel_that_was_heard_outlives_a_wipe(scene: Scene) -> None:
+    """The engine takes its time to end; meanwhile Redis forgets that somebody asked; the supervisor does not."""
+    scene.small.behave("deaf")
+    result = scene.in_background()
+    until(lambda: scene.state is RunState.RUNNING)
+    scene.ledger.cancel(scene.request.id, "anna")
+    stopping = until(lambda: scene.ledger.get(scene.request.id))
+    until(lambda: (run := scene.ledger.get(stopping.id)) and run.lease_until > stopping.lease_until + 0.6)
+    scene.ledger.client.flushall()
+    assert (result().state, scene.state) == (RunState.CANCELLED, RunState.CANCELLED)
 
 
 def test_a_wiped_redis_is_told_of_the_run_again(scene: Scene) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Self
@@ -15,8 +16,10 @@ import pytest
 from celery import Celery
 
 from scheduler.tick import tick
+from shared.ledger.errors import AmbiguousRun, RunNotOver, UnknownRun, UnknownWorker
 from shared.ledger.ledger import Ledger
-from shared.ledger.model import Evidence, RunKind, RunState, run_id_for_slot
+from shared.ledger.model import Evidence, RunKind, RunRequest, RunState, Word, run_id_for_slot
+from shared.messaging import client
 from shared.messaging.app import make_app, ring
 from shared.messaging.client import follow, open_and_ring
 from shared.messaging.events import REPLICATION
@@ -87,15 +90,15 @@ def scene(tmp_path: object) -> Iterator[Scene]:
 
 def contents(ledger: Ledger, key: str) -> object:
     """What a key of any type holds."""
-    client = ledger.client
-    read = {
-        "string": client.get,
-        "hash": client.hgetall,
-        "set": client.smembers,
-        "list": lambda name: client.lrange(name, 0, -1),
-        "zset": lambda name: client.zrange(name, 0, -1),
+    redis = ledger.client
+    read: dict[str, Callable[[str], object]] = {
+        "string": redis.get,
+        "hash": redis.hgetall,
+        "set": redis.smembers,
+        "list": lambda name: redis.lrange(name, 0, -1),
+        "zset": lambda name: redis.zrange(name, 0, -1),
     }
-    return read[str(client.type(key))](key)
+    return read[str(redis.type(key))](key)
 
 
 def test_a_due_slot_is_backed_up_once_however_often_it_is_rung(scene: Scene) -> None:
@@ -154,6 +157,63 @@ def test_a_worker_that_is_asked_to_leave_gives_its_run_back(scene: Scene) -> Non
     with Worker(scene.small):
         until(lambda: scene.state(run_id) is RunState.SUCCEEDED)
     assert scene.small.starts[1]["journal"] == ["aa" * 32, "cc" * 32]
+
+
+def test_a_worker_that_is_drained_gives_its_run_back_and_leaves(scene: Scene) -> None:
+    """It stands on the roll with the run that it works on; asked to leave it exits, and the run goes on elsewhere."""
+    scene.small.behave("hang", once=True)
+    with Worker(scene.small) as first:
+        (run_id,) = scene.tick()
+        until(lambda: scene.ledger.journal(run_id))
+        name = f"worker-{first.process.pid}@{socket.gethostname()}"
+        (info,) = until(lambda: client.workers(scene.fleet))
+        assert (info.name, info.pid, info.runs) == (name, first.process.pid, (run_id,))
+        assert info.queues == ("backup", "maintenance", "restore")
+        client.drain(scene.fleet, name, "anna")
+        assert first.process.wait(30) == 0
+    assert not alive(scene.small.starts[0]["pid"])
+    assert client.workers(scene.fleet) == []
+    assert scene.state(run_id) is RunState.QUEUED
+    with pytest.raises(UnknownWorker, match=name):
+        client.drain(scene.fleet, name)
+    with Worker(scene.small):
+        until(lambda: scene.state(run_id) is RunState.SUCCEEDED)
+    run = scene.ledger.get(run_id)
+    assert run is not None
+    assert [attempt.error for attempt in run.attempts] == ["", ""]
+    assert scene.small.starts[1]["journal"] == ["aa" * 32, "cc" * 32]
+
+
+def test_a_run_is_found_cancelled_and_retried_by_its_first_digits(scene: Scene) -> None:
+    """The command's side: the worker's engine ends, the run is over, the same is asked for anew under another id."""
+    scene.small.behave("hang", once=True)
+    with Worker(scene.small):
+        run_id = open_and_ring(scene.fleet, RunKind.FULL, "web1")
+        assert open_and_ring(scene.fleet, RunKind.INCREMENTAL, "web1") == run_id  # it joins what is under way
+        until(lambda: scene.ledger.journal(run_id))
+        with pytest.raises(RunNotOver, match="is running"):
+            client.retry(scene.fleet, run_id[:8])
+        assert client.cancel(scene.fleet, run_id[:8], "anna") is Word.ASKED
+        last = list(follow(scene.fleet, run_id[:8]))[-1]
+        assert (last.state, last.error) == (RunState.CANCELLED, "cancelled by anna")
+        again = client.retry(scene.fleet, run_id[:8])
+        until(lambda: scene.state(again) is RunState.SUCCEEDED)
+    assert [run.id for run in client.all_runs(scene.fleet)] == [again, run_id]
+    assert [run.id for run in client.all_runs(scene.fleet, source="web1", count=1)] == [again]
+    assert client.all_runs(scene.fleet, open_only=True) == []
+
+
+def test_digits_that_fit_several_runs_or_none_are_told_apart(scene: Scene) -> None:
+    """Some of the ids are named; what is no id at all is said to be none."""
+    ids = ["0a" + "a" * 30, "0b" + "a" * 30]
+    for run_id in ids:
+        scene.ledger.open(RunRequest(run_id, RunKind.FULL, "web1"))
+    assert client.find(scene.fleet, "0b")[1].id == ids[1]
+    with pytest.raises(AmbiguousRun, match=ids[0]):
+        client.find(scene.fleet, "0")
+    for wrong, reason in (("ff", "there is no run ff"), ("f" * 32, "there is no run"), ("*", "no run's id")):
+        with pytest.raises(UnknownRun, match=reason):
+            client.find(scene.fleet, wrong)
 
 
 def test_a_pool_child_that_is_killed_leaves_no_engine(scene: Scene) -> None:

@@ -1,0 +1,141 @@
+"""The reaper: sees after runs that nobody claimed, and after those whose worker has died.
+
+In this order, for a run whose lease ran out:
+1. Its holder is fenced, in the ledger, by one script: whatever it says from now on is `lost`.
+2. It is rung again; or it has died too often, and is ended as failed with that for a reason.
+3. Its repository lock is removed, so that nobody waits half an hour for a dead worker.
+
+The third may take a while or fail, so it is noted with the first, done beside the tick, one thread a site, and tried
+again until it is done. Only a lock of this very run goes, and only one that is older than the fence: the next attempt
+writes one of the same name. Both ages are spans of time, each by one clock, so the clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from shared import topology
+from shared.errors import ConfigError, HoldfastError, LedgerError
+from shared.ledger.model import RunState
+from shared.repository.errors import RepositoryMissing
+from shared.repository.locks import STALE, read_locks
+from shared.repository.repository import Repository
+from shared.storage.api import MissingObject
+
+if TYPE_CHECKING:
+    from shared.config.fleet import Fleet
+    from shared.ledger.ledger import Ledger
+    from shared.ledger.model import Run
+
+AGAIN = 30.0  # seconds after which a site that failed is asked again
+_MARGIN = 2.0  # seconds by which a lock must be older than the fence: some stores count in whole ones
+
+_log = structlog.get_logger("holdfast.scheduler")
+
+
+def reap(ledger: Ledger, ring: Callable[[str, str], None]) -> tuple[list[str], list[Run]]:
+    """One look at a realm: the ids that were rung again, and the runs that were given up. Raises what `ring` raises."""
+    rung, ended = [], []
+    for run in ledger.reap():
+        log = _log.bind(run=run.id, source=run.request.source, kind=run.request.kind.value, attempt=run.attempt)
+        if run.state is RunState.QUEUED:
+            log.info("rung again", reason=run.error or "was not claimed")
+            ring(run.id, run.request.queue)
+            rung.append(run.id)
+        else:
+            log.warning("given up", state=run.state.value, reason=run.error)
+            ended.append(run)
+    return rung, ended
+
+
+@dataclass(frozen=True, slots=True)
+class _Fenced:
+    """A run whose holder was fenced at `at` (ms, Redis's clock), `asked - since` by this process's clock."""
+
+    ledger: Ledger
+    run: str
+    repository: str
+    at: float
+    since: float
+    asked: float
+
+    @property
+    def age(self) -> float:
+        """Seconds since the fence."""
+        return self.since + time.monotonic() - self.asked
+
+
+class Unlocker:
+    """Removes the repository locks of holders that were fenced. A site that is away holds up nothing else."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._threads: dict[str, threading.Thread] = {}
+        self._failed: dict[str, float] = {}  # sites, and when they failed, in monotonic seconds
+
+    def __call__(self, ledger: Ledger) -> None:
+        """Begin with what a realm has to be unlocked, and don't wait for it. Raises LedgerAway and LedgerError."""
+        work: dict[str, list[_Fenced]] = {}
+        for run_id, at, since in ledger.fenced():
+            place = None if since > STALE else self._place(ledger, run_id)
+            if place is None:
+                ledger.unfence(run_id, at)  # its lock counts no more, or it never had one
+                continue
+            site, repository = place
+            work.setdefault(site, []).append(_Fenced(ledger, run_id, repository, at, since, time.monotonic()))
+        for site, fenced in work.items():
+            busy = self._threads.get(site)
+            if (busy and busy.is_alive()) or time.monotonic() - self._failed.get(site, -AGAIN) < AGAIN:
+                continue
+            thread = threading.Thread(target=self._unlock, args=(site, fenced), name=f"unlock-{site}", daemon=True)
+            self._threads[site] = thread
+            thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for what has been begun."""
+        for thread in self._threads.values():
+            thread.join(seconds)
+
+    def _place(self, ledger: Ledger, run_id: str) -> tuple[str, str] | None:
+        """Site and repository of a backup; None where the run is gone, or is none: only backups lock under its id."""
+        run = ledger.get(run_id)
+        if run is None or not run.request.kind.is_backup:
+            return None
+        try:
+            source = run.request.source
+            return topology.current(self._fleet).primary(source), self._fleet.repository_of(source)
+        except ConfigError:
+            return None  # the source is no longer configured
+
+    def _unlock(self, site: str, work: list[_Fenced]) -> None:
+        try:
+            for fenced in work:
+                self._remove(site, fenced)
+                fenced.ledger.unfence(fenced.run, fenced.at)
+        except LedgerError as error:
+            _log.warning("Redis is away; locks are looked for again", site=site, reason=str(error))
+        except HoldfastError as error:
+            self._failed[site] = time.monotonic()
+            _log.warning("locks of dead workers can't be removed now", site=site, runs=len(work), reason=str(error))
+        except Exception:  # noqa: BLE001 - a thread's end is seen by nobody
+            self._failed[site] = time.monotonic()
+            _log.exception("locks of dead workers can't be removed", site=site)
+
+    def _remove(self, site: str, fenced: _Fenced) -> None:
+        fleet, name = self._fleet, fenced.repository
+        try:
+            store = fleet.open_site(site).below(f"repos/{name}")
+            recovery = fleet.recovery_password.read("recovery password").decode()
+            repository = Repository.open(store, fleet.machine_password(name), recovery)
+        except (RepositoryMissing, MissingObject):
+            return
+        for lock in read_locks(store, repository.load, now=store.clock()):
+            if lock.hostname.endswith(f"/holdfast/{fenced.run}") and lock.age > fenced.age + _MARGIN:
+                store.delete(f"locks/{lock.id}")
+                _log.info("removed the lock of a dead worker", run=fenced.run, site=site, lock=str(lock))

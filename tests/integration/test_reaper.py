@@ -1,0 +1,163 @@
+"""The reaper on a real ledger and a real repository: rings, gives up, and removes the locks of the dead alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from scheduler import reaper
+from scheduler.reaper import Unlocker, reap
+from scheduler.tick import tick
+from shared.ledger.ledger import Ledger
+from shared.ledger.model import Evidence, RunKind, RunState
+from shared.repository.locks import read_locks
+from shared.repository.repository import Repository
+from tests.support.fleets import SmallFleet
+from tests.support.ledgers import a_run, own_ledger
+
+NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def shared_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    """One for all tests of this module."""
+    with own_ledger(str(tmp_path_factory.mktemp("valkey"))) as (ledger, _):
+        yield ledger
+
+
+@pytest.fixture
+def ledger(shared_ledger: Ledger) -> Ledger:
+    """An empty ledger."""
+    shared_ledger.client.flushall()
+    return shared_ledger.realm("")
+
+
+@pytest.fixture
+def small(tmp_path: object) -> SmallFleet:
+    """A fleet whose one source has a repository."""
+    return SmallFleet(str(tmp_path))
+
+
+def create(small: SmallFleet) -> Repository:
+    """The source's repository, empty."""
+    fleet = small.fleet
+    return Repository.create(
+        fleet.open_site("a").below("repos/web1"),
+        repository_id="web1",
+        fleet_secret=fleet.secret.read(),
+        recovery_password=fleet.recovery_password.read("recovery password").decode(),
+    )
+
+
+def lock(small: SmallFleet, repository: Repository, holder: str, *, age: float) -> str:
+    """A lock of `holder` that was written `age` seconds ago; its id."""
+    before = set(locks(repository))
+    repository.lock(holder=holder).begin()
+    (lock_id,) = set(locks(repository)) - before
+    path = os.path.join(small.directory, "site", "repos", "web1", "locks", lock_id)
+    then = os.stat(path).st_mtime - age
+    os.utime(path, (then, then))
+    return lock_id
+
+
+def locks(repository: Repository) -> list[str]:
+    """The ids of all locks."""
+    store = repository.store
+    return sorted(lock.id for lock in read_locks(store, repository.load, now=store.clock()))
+
+
+def dead(ledger: Ledger, kind: RunKind = RunKind.FULL) -> str:
+    """The id of a run whose worker has just been found dead, and the run rung again."""
+    request = a_run(kind=kind)
+    ledger.open(request)
+    assert ledger.claim(request.id, "dead:1").lease is not None
+    ledger.client.hset(ledger.keys.run(request.id), "lease", 0)
+    ledger.client.zadd(ledger.keys.open, {request.id: 0})
+    rung: list[str] = []
+    assert reap(ledger, lambda run_id, _: rung.append(run_id)) == ([request.id], [])
+    assert rung == [request.id]
+    return request.id
+
+
+def test_the_lock_of_a_fenced_run_is_removed_and_no_other(ledger: Ledger, small: SmallFleet) -> None:
+    """Not another run's, not a person's, and not that of the next attempt at the same run, which is already there."""
+    repository = create(small)
+    run_id = dead(ledger)
+    gone = lock(small, repository, f"web1/holdfast/{run_id}", age=10)
+    kept = [
+        lock(small, repository, f"web1/holdfast/{'ab' * 16}", age=10),
+        lock(small, repository, "web1", age=10),
+        lock(small, repository, f"web2/holdfast/{run_id}", age=0),
+    ]
+    unlock = Unlocker(small.fleet)
+    unlock(ledger)
+    unlock.wait(20)
+    assert locks(repository) == sorted(kept)
+    assert gone not in kept
+    assert ledger.fenced() == []
+
+
+def test_a_site_that_is_away_is_tried_again_and_holds_nothing_up(
+    ledger: Ledger, small: SmallFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fence stays noted until the lock is gone; between two tries the site is left alone."""
+    repository = create(small)
+    run_id = dead(ledger)
+    lock(small, repository, f"web1/holdfast/{run_id}", age=10)
+    site = os.path.join(small.directory, "site")
+    shutil.move(site, site + "-away")
+    unlock = Unlocker(small.fleet)
+    unlock(ledger)
+    unlock.wait(20)
+    shutil.move(site + "-away", site)
+    unlock(ledger)
+    unlock.wait(20)
+    assert len(ledger.fenced()) == len(locks(repository)) == 1
+    monkeypatch.setattr(reaper, "AGAIN", 0.0)
+    unlock(ledger)
+    unlock.wait(20)
+    assert (ledger.fenced(), locks(repository)) == ([], [])
+
+
+@pytest.mark.parametrize("why", ["no repository", "no backup", "no such source", "gone", "too old"])
+def test_a_fence_that_left_no_lock_is_forgotten(ledger: Ledger, small: SmallFleet, why: str) -> None:
+    """Nothing is kept for ever because of what no longer exists, or counts no more."""
+    run_id = dead(ledger, RunKind.VERIFY if why == "no backup" else RunKind.FULL)
+    if why == "no such source":
+        ledger.client.hset(ledger.keys.run(run_id), "source", "retired")
+    if why == "gone":
+        ledger.client.delete(ledger.keys.run(run_id))
+    if why == "too old":
+        ledger.client.zadd(ledger.keys.fenced, {run_id: 1})
+    unlock = Unlocker(small.fleet)
+    unlock(ledger)
+    unlock.wait(20)
+    assert ledger.fenced() == []
+
+
+def test_a_tick_reaps_unlocks_and_tells_what_it_gave_up(ledger: Ledger, small: SmallFleet) -> None:
+    """A run that has died five times is not rung again, and its slot waits."""
+    repository = create(small)
+    run_id = dead(ledger)
+    ledger.client.hset(ledger.keys.run(run_id), "deaths", 4)
+    lock(small, repository, f"web1/holdfast/{run_id}", age=10)
+    assert ledger.claim(run_id, "dead:2").lease is not None
+    ledger.client.hset(ledger.keys.run(run_id), "lease", 0)
+    ledger.client.zadd(ledger.keys.open, {run_id: 0})
+    known = Evidence("2026-03-04T00:00:00Z", "2026-03-04T00:00:00Z")
+    unlock = Unlocker(small.fleet)
+    rung: list[str] = []
+    ticked = tick(small.fleet, ledger, lambda run_id, _: rung.append(run_id), lambda *_: known, NOON, unlock=unlock)
+    unlock.wait(20)
+    assert (ticked.rung_again, ticked.given_up, rung) == ([], [run_id], [])
+    run = ledger.get(run_id)
+    assert run is not None
+    assert (run.state, run.error) == (
+        RunState.FAILED,
+        "given up after 5 attempts; the last: its worker stopped answering",
+    )
+    assert locks(repository) == []
