@@ -34,6 +34,8 @@ COMMANDS = {
     "verify": "Check that what is stored can be restored.",
     "scheduler": "Run the scheduler alone, as a service of its own.",
     "config": "Check the configuration, or show what it amounts to.",
+    "keys": "List, add, remove or change the passwords that open a repository.",
+    "unlock": "Remove stale locks from a repository.",
     "version": "Show which Holdfast this is.",
 }
 

@@ -46,13 +46,16 @@ class LockInfo:
         return f"{kind} lock {self.id[:8]} of {self.hostname} (pid {self.pid}), {self.age:.0f} s old"
 
 
-def read_locks(store: ObjectStore, load: Load, *, now: float) -> list[LockInfo]:
-    """Every lock that counts at `now` (the store's clock). One that can't be read counts as exclusive while fresh."""
+def read_locks(store: ObjectStore, load: Load, *, now: float, stale: bool = False) -> list[LockInfo]:
+    """Every lock that counts at `now` (the store's clock), or with `stale` every one that there is.
+
+    One that can't be read counts as exclusive while fresh.
+    """
     found = []
     for info in store.list("locks/"):
         lock_id = info.key.rpartition("/")[2]
         age = now - info.modified
-        if age > STALE or not info.size:
+        if not stale and (age > STALE or not info.size):
             continue
         try:
             data = orjson.loads(load("locks", lock_id))
@@ -154,5 +157,5 @@ class RepositoryLock:
                 raise Locked(
                     f"the repository at {self._store.url} is locked: {lock}",
                     hint="Wait until its holder is done; if that one is dead, the lock counts no more "
-                    f"after {STALE / 60:.0f} minutes, or remove it with `restic unlock --remove-all`",
+                    f"after {STALE / 60:.0f} minutes, or remove it with `holdfast unlock SOURCE --all`",
                 )
