@@ -1,0 +1,35 @@
+"""`holdfast exporter`: the fleet's metrics for Prometheus."""
+
+from __future__ import annotations
+
+import click
+
+from cli.app import App, global_options, pass_app
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  holdfast exporter
+  holdfast exporter --listen 10.0.0.5:9321
+  holdfast -c /etc/holdfast/holdfast.yaml exporter --listen '[::1]:9321'""",
+)
+@click.option(
+    "--listen", metavar="HOST:PORT", default="127.0.0.1:9321", show_default=True, help="Where to serve /metrics."
+)
+@global_options
+@pass_app
+def command(app: App, listen: str) -> int:
+    """Serve the fleet's metrics at /metrics, until Ctrl-C or SIGTERM.
+
+    Each scrape reads the ledger in Redis, and no site. Any number of exporters may run, on any machines. It needs the
+    configuration and Redis; while Redis is away it goes on, and says so in holdfast_ledger_up. The metrics name
+    sources, owners and sites, and ask for no password: let only Prometheus reach the address.
+
+    docs/metrics.md has all metrics, deploy/prometheus the alerts.
+    """
+    from scheduler.exporter import serve
+    from shared.observability import logs
+
+    logs.set_up()
+    return serve(app.config_path, listen, ready=lambda url: app.result({"url": url}, url))

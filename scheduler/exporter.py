@@ -1,0 +1,226 @@
+"""`/metrics` of the fleet: `python -m scheduler.exporter --config FILE --listen 127.0.0.1:9321`.
+
+It holds no state that matters: any number may run, anywhere that reaches Redis. Each scrape reads the ledger; the sites
+are never asked. Where Redis is away a scrape still answers: with what the configuration says, the last runs and good
+snapshots that were seen, and `holdfast_ledger_up 0`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+
+from scheduler.facts import FactReader, leases, oldest_waiting
+from shared.config.watch import FleetWatch
+from shared.errors import ConfigError, HoldfastError, LedgerError
+from shared.ledger.connect import connect
+from shared.ledger.model import RunKind, RunState
+from shared.messaging.broker import broker_url
+from shared.observability import logs, metrics
+from shared.observability.metrics import Metric, MetricType
+from shared.version import VERSION
+
+if TYPE_CHECKING:
+    from scheduler.facts import Facts, SeenRun
+    from shared.config.fleet import Fleet
+
+LISTEN = "127.0.0.1:9321"
+_CONFIG_EVERY = 5.0  # seconds between looks at the configuration
+_log = structlog.get_logger("holdfast.exporter")
+
+Sample = tuple[tuple[str, ...], float]
+_BYTES = (
+    (metrics.LAST_READ, "bytes_read"),
+    (metrics.LAST_ADDED, "bytes_added"),
+    (metrics.LAST_UPLOADED, "bytes_stored"),
+)
+
+
+class FleetCollector:
+    """A collector of prometheus_client. Scrapes that come at once are answered one after the other."""
+
+    def __init__(self, watch: FleetWatch) -> None:
+        self._watch = watch
+        self._turn = threading.Lock()
+        self._reader: FactReader | None = None
+        self._url = ""
+        self._last_read = 0.0
+        self._away = False
+
+    def collect(self) -> Iterator[Family]:
+        """One scrape."""
+        with self._turn:
+            fleet = self._watch.fleet
+            began = time.monotonic()
+            alive = self._read(fleet)
+            seconds = time.monotonic() - began
+            families = list(self._families(fleet, alive=alive, seconds=seconds))
+        yield from families
+
+    def _read(self, fleet: Fleet) -> bool:
+        try:
+            url = broker_url(fleet)
+            if self._reader is None or url != self._url:
+                self._reader, self._url = FactReader(connect(url)), url
+            self._reader.read(fleet)
+        except (LedgerError, ConfigError) as error:
+            if not self._away:
+                _log.warning("the ledger can't be read", reason=str(error))
+            self._away = True
+            return False
+        if self._away:
+            _log.info("the ledger can be read again")
+        self._away = False
+        self._last_read = time.time()
+        return True
+
+    def _families(self, fleet: Fleet, *, alive: bool, seconds: float) -> Iterator[Family]:
+        yield _family(metrics.BUILD, [((VERSION,), 1)])
+        yield _family(metrics.CONFIG_OK, [((), not self._watch.error)])
+        yield _family(metrics.LEDGER_UP, [((), alive)])
+        yield _family(metrics.READ_SECONDS, [((), seconds)])
+        yield _family(metrics.READ_TIME, [((), self._last_read)])
+        yield from _configured(fleet)
+        if self._reader is not None:
+            yield from _past(fleet, self._reader.facts)
+            if alive:
+                yield from _present(fleet, self._reader.facts)
+
+
+def _family(metric: Metric, samples: Iterable[Sample]) -> Family:
+    """A family as the table has it."""
+    kind = CounterMetricFamily if metric.type is MetricType.COUNTER else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
+    for labels, value in samples:
+        family.add_metric(labels, float(value))
+    return family
+
+
+def _configured(fleet: Fleet) -> Iterator[Family]:
+    infos: list[Sample] = []
+    targets: list[Sample] = []
+    for name, source in fleet.sources.items():
+        policy = fleet.policy_for(name)
+        executor = f"host:{source.host}" if source.host else f"pool:{source.pool or ''}"
+        infos.append(((name, policy.id if policy else "", str(source.owner or ""), executor), 1))
+        if policy and policy.rpo is not None:
+            targets.append(((name,), float(policy.rpo)))
+    yield _family(metrics.SOURCE_INFO, infos)
+    yield _family(metrics.RPO, targets)
+
+
+def _past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
+    """What has happened, and stays true while Redis is away."""
+    finals = [state for state in RunState if state.is_final]
+    # All that can be counted is there from the start, at 0: else the first of its kind would be no increase.
+    ended = Counter({(kind.value, state.value): 0 for kind in RunKind for state in finals})
+    ended.update(facts.ended)
+    yield _family(metrics.RUNS, sorted(ended.items()))
+    errors: dict[str, int] = dict.fromkeys([*metrics.ERROR_CLASSES.values(), metrics.OTHER], 0)
+    for code, count in facts.errors.items():
+        errors[metrics.error_class(code)] += count
+    yield _family(metrics.ERRORS, [((name,), count) for name, count in errors.items()])
+
+    last = [(name, facts.last[name]) for name in fleet.sources if name in facts.last]
+    yield _family(metrics.LAST_END, [((name, run.kind.value, run.state.value), run.ended) for name, run in last])
+    yield _family(metrics.LAST_FAILED, [((name,), run.state is RunState.FAILED) for name, run in last])
+    durations = [((name,), run.ended - run.started) for name, run in last if run.started]
+    yield _family(metrics.LAST_DURATION, durations)
+    for metric, key in _BYTES:
+        yield _family(metric, [((name,), size) for name, run in last if (size := _size(run, key)) is not None])
+
+    good = [(name, site, one) for name in fleet.sources for site, one in facts.good.get(name, {}).items()]
+    yield _family(metrics.GOOD_START, [((name, site), one.start) for name, site, one in good])
+    yield _family(metrics.GOOD_END, [((name, site), one.end) for name, site, one in good if one.end])
+
+
+def _present(fleet: Fleet, facts: Facts) -> Iterator[Family]:
+    """What is known only while Redis answers."""
+    unfinished = [state for state in RunState if not state.is_final]
+    states = Counter({(kind.value, state.value): 0 for kind in RunKind for state in unfinished})
+    states.update((run.kind.value, run.state.value) for run in facts.open)
+    yield _family(metrics.OPEN_RUNS, sorted(states.items()))
+
+    active = {run.source for run in facts.open if run.kind.is_backup and run.state is not RunState.QUEUED}
+    yield _family(metrics.RUNNING, [((name,), name in active) for name in fleet.sources])
+
+    held, waits = leases(facts.open, facts.now), oldest_waiting(facts.open, facts.now)
+    queues = sorted({*facts.queues, *held, *waits} - {""})
+    yield _family(metrics.LEASES, [((queue,), held[queue]) for queue in queues])
+    yield _family(metrics.QUEUE_LENGTH, [((queue,), facts.queues.get(queue, 0)) for queue in queues])
+    yield _family(metrics.QUEUE_AGE, [((queue,), max(0.0, waits.get(queue, 0.0))) for queue in queues])
+
+    yield _family(metrics.LEADER, [((), facts.leader)])
+    yield _family(metrics.TICK, [((), facts.tick)] if facts.tick else [])
+
+
+def _size(run: SeenRun, key: str) -> float | None:
+    value = run.result.get(key)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of `host:port`, `:port` or `[v6]:port`. Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f'listen: expected host:port, found "{text}"', hint=f"Such as {LISTEN}")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - an empty host was asked for
+
+
+def serve(config: str, listen: str = LISTEN, *, ready: Callable[[str], None] = lambda _: None) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns an exit code. `ready` is told the URL.
+
+    Raises ConfigError, also where the address can't be listened on.
+    """
+    host, port = address(listen)
+    watch = FleetWatch(config)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(FleetCollector(watch))
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise ConfigError(
+            f"can't listen on {listen}: {os.strerror(error.errno or 0)}", hint="--listen names another address"
+        ) from error
+    url = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
+    _log.info("serving metrics", url=url)
+    ready(url)
+    while not asked.wait(_CONFIG_EVERY):
+        watch.check()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the exporter as a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m scheduler.exporter", description="Metrics of a fleet.")
+    parser.add_argument("--config", required=True, help="the fleet's file")
+    parser.add_argument("--listen", default=LISTEN, help=f"host:port, {LISTEN} by default")
+    options = parser.parse_args(arguments)
+    logs.set_up()
+    try:
+        return serve(options.config, options.listen)
+    except HoldfastError as error:
+        _log.error("the exporter can't start", reason=str(error))
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""What the exporter knows of a fleet: read from the ledger in pipelined batches, and from nothing else.
+
+A read costs a fixed number of commands per host, queue and open run, and a few for each run that ended since the read
+before. A source's own history is looked at once, when it is first seen, and again where the ledger was wiped: so ten
+thousand sources are cheap from the second read on.
+
+Runs are counted as they appear in `recent`, told apart by (when it ended, id): a failed slot that is opened again and
+ends again counts twice. The count starts at 0 with the exporter, and never goes back. What ended while no exporter ran
+is not counted, and stands in the gauges of the last run all the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shared.ledger.guard import guarded
+from shared.ledger.model import RunKind, RunState, slot_time
+from shared.messaging.client import realms
+from shared.messaging.names import CAPABILITIES, SCHEDULER, queue_of
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.client import Pipeline
+
+    from shared.config.fleet import Fleet
+    from shared.ledger.keys import Keys
+    from shared.ledger.ledger import Ledger
+
+BATCH = 1000  # commands in one pipeline
+LEADER_LOCK = "hf:beat:lock"  # RedBeat's, by `redbeat_key_prefix` of shared.messaging.app
+TICK_ENTRY = "hf:beattick"  # RedBeat's note of when it sent the tick last
+_STEP = 50  # entries of a list that are read at a time
+_FIELDS = ("id", "kind", "source", "state", "queue", "opened", "started", "ended", "lease", "exit_code", "result")
+_DATE = ("year", "month", "day", "hour", "minute", "second", "microsecond")
+_ACTIVE = (RunState.CLAIMED, RunState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRun:
+    """What the exporter reads of a run. Times in seconds since 1970 by Redis's clock, 0 for not yet."""
+
+    id: str
+    kind: RunKind
+    source: str
+    state: RunState
+    queue: str
+    opened: float
+    started: float
+    ended: float
+    lease_until: float
+    exit_code: int
+    result: dict[str, Any]
+
+    @property
+    def mark(self) -> tuple[float, str]:
+        """What tells one end of a run from another."""
+        return self.ended, self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """A complete snapshot: when it was begun, and when its run ended (0 for not known)."""
+
+    start: float
+    end: float
+
+
+@dataclass(slots=True)
+class Facts:
+    """The fleet as it was read last. `last` and `good` outlive a Redis that is away: they are facts of the past."""
+
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and final state
+    errors: Counter[int] = field(default_factory=Counter)  # by exit code
+    last: dict[str, SeenRun] = field(default_factory=dict)  # by source: the backup run that ended last
+    good: dict[str, dict[str, Good]] = field(default_factory=dict)  # by source and site
+    open: list[SeenRun] = field(default_factory=list)
+    queues: dict[str, int] = field(default_factory=dict)  # rings that wait
+    now: float = 0.0  # Redis's clock
+    leader: bool = False
+    tick: float = 0.0  # 0: never
+
+
+class FactReader:
+    """Keeps `facts` up to date. One thread at a time."""
+
+    def __init__(self, pools: Ledger) -> None:
+        self.facts = Facts()
+        self._pools = pools
+        self._client: Redis = pools.client
+        self._keys: dict[str, Keys] = {}
+        self._marks: dict[str, tuple[float, str] | None] = {}  # by realm: the end that was seen last
+        self._known: set[tuple[str, str]] = set()  # realms and sources whose history was looked at
+
+    def read(self, fleet: Fleet) -> None:
+        """Read the ledger once. Raises LedgerAway or LedgerError, and then leaves what was known before."""
+        hosts = realms(fleet)
+        self._keys = {host: self._pools.realm(host).keys for host in hosts}
+        waiting = sorted(_queues(fleet))
+        names = [name for queue in waiting for name in _lists(queue)]
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        pipe.exists(LEADER_LOCK)
+        pipe.hget(TICK_ENTRY, "meta")
+        (seconds, micros), leads, meta = guarded(pipe.execute)
+        lengths = dict(zip(names, self._each(names, lambda pipe, name: pipe.llen(name)), strict=True))
+        opened = self._each(hosts, lambda pipe, host: pipe.zrange(self._keys[host].open, 0, -1))
+        running = self._runs([(host, one) for host, ids in zip(hosts, opened, strict=True) for one in ids])
+        self._follow(hosts)
+        self._look_back(fleet)
+        facts = self.facts
+        facts.now = seconds + micros / 1e6
+        facts.leader, facts.tick = bool(leads), _tick_time(meta)
+        facts.open = [run for run in running if run and not run.state.is_final]
+        facts.queues = {queue: sum(lengths[name] for name in _lists(queue)) for queue in waiting}
+
+    def _follow(self, hosts: Sequence[str]) -> None:
+        """Count what ended since the last read."""
+        heads = self._each(hosts, lambda pipe, host: pipe.lindex(self._keys[host].recent, 0))
+        newest = self._runs([(host, head or "") for host, head in zip(hosts, heads, strict=True)])
+        for host, run in zip(hosts, newest, strict=True):
+            if host not in self._marks:
+                self._marks[host] = run.mark if run else None  # what ended before is not counted
+                continue
+            mark = self._marks[host]
+            if (run.mark if run else None) == mark:
+                continue
+            fresh, met = self._since(host, mark)
+            for one in reversed(fresh):
+                self._count(one)
+            if not met:
+                self._forget(host)  # wiped, or more ended than the list holds
+            self._marks[host] = fresh[0].mark if fresh else (mark if met else None)
+
+    def _since(self, host: str, mark: tuple[float, str] | None) -> tuple[list[SeenRun], bool]:
+        """The runs that ended after `mark`, newest first, and whether the list led back to it."""
+        fresh: list[SeenRun] = []
+        start = 0
+        while True:
+            key, stop = self._keys[host].recent, start + _STEP - 1
+            ids = guarded(partial(self._client.lrange, key, start, stop))
+            for run in self._runs([(host, one) for one in ids]):
+                if run is None or not run.state.is_final:
+                    continue
+                if mark is not None and (run.mark == mark or run.ended < mark[0]):
+                    return fresh, True
+                fresh.append(run)
+            if len(ids) < _STEP:
+                return fresh, mark is None
+            start += _STEP
+
+    def _count(self, run: SeenRun) -> None:
+        self.facts.ended[run.kind.value, run.state.value] += 1
+        if run.state is RunState.FAILED:
+            self.facts.errors[run.exit_code] += 1
+        self._learn(run)
+
+    def _learn(self, run: SeenRun) -> None:
+        """Keep what a run says of its source."""
+        if not run.kind.is_backup:
+            return
+        before = self.facts.last.get(run.source)
+        if before is None or before.mark < run.mark:
+            self.facts.last[run.source] = run
+        site = run.result.get("site")
+        if run.state is RunState.SUCCEEDED and isinstance(site, str):
+            sites = self.facts.good.setdefault(run.source, {})
+            if site not in sites or sites[site].start < run.started:
+                sites[site] = Good(run.started, run.ended)
+
+    def _forget(self, host: str) -> None:
+        for realm, source in [one for one in self._known if one[0] == host]:
+            self._known.discard((realm, source))
+            self.facts.last.pop(source, None)
+            self.facts.good.pop(source, None)
+
+    def _look_back(self, fleet: Fleet) -> None:
+        """Learn from the histories of sources that were not seen before; without any, from the evidence."""
+        mine = {(source.host or "", name) for name, source in fleet.sources.items()}
+        for _, source in self._known - mine:
+            self.facts.last.pop(source, None)
+            self.facts.good.pop(source, None)
+        self._known &= mine
+        unseen = sorted(mine - self._known)
+        histories = self._each(unseen, lambda pipe, one: pipe.lrange(self._keys[one[0]].history(one[1]), 0, _STEP - 1))
+        wanted = [(host, one) for (host, _), ids in zip(unseen, histories, strict=True) for one in ids]
+        for run in self._runs(wanted):
+            if run is not None and run.state.is_final:
+                self._learn(run)
+        self._known |= mine
+        # No run is known: the ledger may have been wiped, and told again by the tick what exists. As soon as one is,
+        # evidence says no more than it, since the slot of an incomplete snapshot stands there too.
+        bare = sorted(one for one in mine if one[1] not in self.facts.last)
+        told = self._each(bare, lambda pipe, one: pipe.hgetall(self._keys[one[0]].evidence(one[1])))
+        for (_, source), fields in zip(bare, told, strict=True):
+            slots = {name.rpartition("|")[0]: slot for name, slot in fields.items() if name.endswith("|last")}
+            self.facts.good[source] = {site: Good(_slot(slot), 0.0) for site, slot in slots.items() if _slot(slot)}
+
+    def _runs(self, wanted: Sequence[tuple[str, str]]) -> list[SeenRun | None]:
+        hashes = self._each(wanted, lambda pipe, one: pipe.hmget(self._keys[one[0]].run(one[1]), _FIELDS))
+        return [_seen_run(dict(zip(_FIELDS, values, strict=True))) for values in hashes]
+
+    def _each(self, items: Sequence[Any], ask: Any) -> list[Any]:
+        """One answer per item, asked for in batches."""
+        answers: list[Any] = []
+        for start in range(0, len(items), BATCH):
+            pipe: Pipeline = self._client.pipeline(transaction=False)
+            for item in items[start : start + BATCH]:
+                ask(pipe, item)
+            answers += guarded(pipe.execute)
+        return answers
+
+
+def oldest_waiting(runs: Iterable[SeenRun], now: float) -> dict[str, float]:
+    """For how long (seconds) the oldest queued run of each queue has waited since it was opened or given back."""
+    waits: dict[str, float] = {}
+    for run in runs:
+        if run.state is RunState.QUEUED:
+            since = max(run.opened, run.started)
+            waits[run.queue] = max(waits.get(run.queue, 0.0), now - since)
+    return waits
+
+
+def leases(runs: Iterable[SeenRun], now: float) -> Counter[str]:
+    """How many runs of each queue are held."""
+    return Counter(run.queue for run in runs if run.state in _ACTIVE and run.lease_until > now)
+
+
+def _queues(fleet: Fleet) -> set[str]:
+    own = {queue_of(kind, source) for source in fleet.sources.values() for kind in RunKind}
+    return {*own, *CAPABILITIES, SCHEDULER}
+
+
+def _lists(queue: str) -> tuple[str, ...]:
+    """The lists in Redis that are a queue: a host's may lie under its prefix, where an ACL holds its agent."""
+    if not queue.startswith("host."):
+        return (queue,)
+    return queue, f"hf:h:{queue.removeprefix('host.').removesuffix('.restore')}:{queue}"
+
+
+def _seen_run(fields: dict[str, str | None]) -> SeenRun | None:
+    try:
+        return SeenRun(
+            id=fields["id"] or "",
+            kind=RunKind(fields["kind"] or ""),
+            source=fields["source"] or "",
+            state=RunState(fields["state"] or ""),
+            queue=fields["queue"] or "",
+            opened=int(fields["opened"] or 0) / 1000,
+            started=int(fields["started"] or 0) / 1000,
+            ended=int(fields["ended"] or 0) / 1000,
+            lease_until=int(fields["lease"] or 0) / 1000,
+            exit_code=int(fields["exit_code"] or 0),
+            result=json.loads(fields["result"] or "{}"),
+        )
+    except ValueError:
+        return None  # gone between two commands, or of a newer release
+
+
+def _slot(text: str) -> float:
+    try:
+        return slot_time(text).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _tick_time(meta: str | None) -> float:
+    """When RedBeat sent the tick last (seconds since 1970), 0 where it never did."""
+    try:
+        said = json.loads(meta or "{}").get("last_run_at") or {}
+        return datetime(**{name: int(said[name]) for name in _DATE}, tzinfo=UTC).timestamp()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 0.0

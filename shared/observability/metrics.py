@@ -1,0 +1,110 @@
+"""Every metric of Holdfast: name, type, labels and help, in one table. Nothing here counts or serves anything.
+
+docs/metrics.md, the rules of deploy/prometheus and the exporter are held to this table by a test. No label and no value
+is ever taken from an error's text, a URL or a path: what is secret can't get in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+PREFIX = "holdfast_"
+
+
+class MetricType(StrEnum):
+    """As Prometheus knows them. A counter's name ends in `_total`."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `name` is the whole one, as it stands in a rule."""
+
+    name: str
+    type: MetricType
+    labels: tuple[str, ...]
+    help: str
+
+
+def _gauge(name: str, labels: str, text: str) -> Metric:
+    return Metric(PREFIX + name, MetricType.GAUGE, tuple(labels.split()), text)
+
+
+def _counter(name: str, labels: str, text: str) -> Metric:
+    return Metric(f"{PREFIX}{name}_total", MetricType.COUNTER, tuple(labels.split()), text)
+
+
+# Runs, counted from when the exporter started.
+RUNS = _counter("runs", "kind result", "Runs that ended, by kind and final state")
+ERRORS = _counter("run_errors", "class", "Runs that failed, by the class of their error (docs/exit-codes.md)")
+
+# The last backup run that ended, per source.
+LAST_END = _gauge("last_run_end_timestamp_seconds", "source kind result", "When the last backup run of a source ended")
+LAST_FAILED = _gauge("last_run_failed", "source", "1 where the last backup run of a source failed, else 0")
+LAST_DURATION = _gauge("last_run_duration_seconds", "source", "From the start of its last attempt to its end")
+LAST_READ = _gauge("last_run_read_bytes", "source", "Bytes that the last run read from the source's files")
+LAST_ADDED = _gauge("last_run_added_bytes", "source", "Bytes of content that was new to the repository")
+LAST_UPLOADED = _gauge("last_run_uploaded_bytes", "source", "Bytes of packs that were uploaded, compressed and sealed")
+
+# What a source has, and what it should have.
+SOURCE_INFO = _gauge("source_info", "source policy owner executor", "1 for each configured source")
+RPO = _gauge("source_rpo_seconds", "source", "The RPO target of a source's policy; absent where it has none")
+RUNNING = _gauge("source_running", "source", "1 while a backup of the source is claimed or running, else 0")
+GOOD_START = _gauge(
+    "last_good_snapshot_start_timestamp_seconds",
+    "source site",
+    "When the newest complete snapshot at a site was begun: what the RPO counts from",
+)
+GOOD_END = _gauge(
+    "last_good_snapshot_end_timestamp_seconds", "source site", "When the run of that snapshot ended; absent if unknown"
+)
+
+# The job system.
+OPEN_RUNS = _gauge("open_runs", "kind state", "Runs that are not final")
+LEASES = _gauge("leases", "queue", "Runs of a queue that a worker holds a lease of")
+QUEUE_LENGTH = _gauge("queue_length", "queue", "Rings that no worker has taken yet")
+QUEUE_AGE = _gauge("queue_oldest_seconds", "queue", "For how long the oldest run of a queue has waited; 0 for none")
+LEADER = _gauge("scheduler_leader", "", "1 while a scheduler holds the lock by which one leads, else 0")
+TICK = _gauge("scheduler_tick_timestamp_seconds", "", "When the last tick was sent")
+
+# The exporter itself.
+LEDGER_UP = _gauge("ledger_up", "", "1 where this scrape could read the ledger, else 0")
+READ_SECONDS = _gauge("exporter_read_duration_seconds", "", "How long this scrape's reading of the ledger took")
+READ_TIME = _gauge("exporter_last_read_timestamp_seconds", "", "When the ledger was last read in full")
+CONFIG_OK = _gauge("exporter_config_valid", "", "1 where the configuration in force is what its files say, else 0")
+BUILD = _gauge("build_info", "version", "1, with the version of Holdfast")
+
+METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+
+# The classes of errors by the exit code that a run ended with; other codes are "other".
+ERROR_CLASSES = {
+    1: "HoldfastError",
+    10: "ConfigError",
+    20: "RepositoryError",
+    21: "RepositoryMissing",
+    22: "WrongPassword",
+    23: "UnsupportedRepository",
+    24: "Damaged",
+    25: "Locked",
+    30: "StorageError",
+    31: "MissingObject",
+    32: "Denied",
+    33: "Transient",
+    34: "Permanent",
+    35: "StoreFull",
+    40: "BackupError",
+    41: "EngineFailed",
+    50: "RestoreError",
+    60: "LedgerError",
+    61: "LedgerAway",
+    70: "StaleEpoch",
+}
+OTHER = "other"
+
+
+def error_class(exit_code: int) -> str:
+    """The label of a failed run's error."""
+    return ERROR_CLASSES.get(exit_code, OTHER)
