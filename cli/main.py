@@ -36,6 +36,7 @@ COMMANDS = {
     "config": "Check the configuration, or show what it amounts to.",
     "keys": "List, add, remove or change the passwords that open a repository.",
     "unlock": "Remove stale locks from a repository.",
+    "status": "Show how the fleet stands, worst first.",
     "version": "Show which Holdfast this is.",
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.app import RunFailed
@@ -26,13 +27,21 @@ def run_direct(app: App, title: str, work: Callable[[OnEvent], Result]) -> Resul
 
 def ring(app: App, kind: RunKind, source: str, options: Mapping[str, object]) -> str:
     """Open a run by hand and ring for a worker; the run's id. Raises ConfigError, LedgerError."""
-    from shared.ledger.errors import LedgerAway
     from shared.messaging.client import open_and_ring
 
-    try:
+    with with_way_out("With --direct the work is done in this process, without Redis"):
         return open_and_ring(app.fleet, kind, source, options)
+
+
+@contextmanager
+def with_way_out(also: str = "") -> Iterator[None]:
+    """Where Redis is away, say what to do; `also` is one way more. Raises LedgerAway."""
+    from shared.ledger.errors import LedgerAway
+
+    try:
+        yield
     except LedgerAway as error:
-        hint = "Is `holdfast up` running? With --direct the work is done in this process, without Redis"
+        hint = f"Is `holdfast up` running? `holdfast up --status` tells. {also}".rstrip()
         raise LedgerAway(str(error.args[0]), hint=hint) from error
 
 

@@ -1,0 +1,37 @@
+"""`holdfast status`: how the fleet stands, worst first."""
+
+from __future__ import annotations
+
+import click
+
+from cli.app import App, global_options, pass_app
+
+SHOWN = 20  # sources, unless --all
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  holdfast status
+  holdfast status --all           # the good ones too
+  holdfast status --json | jq '.sources[] | select(.level == "bad")'""",
+)
+@click.option("--all", "every", is_flag=True, help="Show every source, and not only those that need a look.")
+@global_options
+@pass_app
+def command(app: App, every: bool) -> int:
+    """Show how the fleet stands, worst first.
+
+    Exit code 0: all is well. 1: something needs a look. 2: somebody is needed now: a source is late or was never
+    backed up, or nothing runs that would back it up. 61: Redis is away, and nothing can be said.
+    """
+    from cli.runs import with_way_out
+    from cli.status.facts import gather
+    from cli.status.judge import judge
+    from cli.status.view import as_json, lines
+
+    with with_way_out("`holdfast snapshots SOURCE` asks the site itself"):
+        sources, seen = gather(app.fleet)
+    report = judge(sources, seen)
+    app.result(as_json(report, every=every), *lines(report, most=None if every else SHOWN))
+    return int(report.level)

@@ -1,0 +1,34 @@
+"""The facts that `holdfast status` judges by: the configuration's sources, and the ledger's overview of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cli.status.judge import Source
+from shared import topology
+from shared.errors import ConfigError
+from shared.ledger.model import RunKind
+from shared.ledger.overview import Overview, overview
+from shared.messaging.client import ledger_of, realms
+from shared.messaging.names import SCHEDULER, queue_of
+
+if TYPE_CHECKING:
+    from shared.config.fleet import Fleet
+
+
+def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
+    """All that is to be known, in one round trip to Redis; no site is asked. Raises ConfigError, LedgerError."""
+    current = topology.current(fleet)
+    sources: list[Source] = []
+    places: list[tuple[str, str, str]] = []
+    for name, facts in fleet.sources.items():
+        policy = fleet.policy_for(name)
+        try:
+            site = current.primary(name)
+        except ConfigError:
+            site = ""  # no policy selects it, and there are several sites
+        queue = queue_of(RunKind.INCREMENTAL, facts)
+        owner, rpo = facts.owner or "", policy.rpo if policy else None
+        sources.append(Source(name, queue, owner, rpo, scheduled=policy is not None))
+        places.append((facts.host or "", name, site))
+    return sources, overview(ledger_of(fleet), realms(fleet), places, ticks=SCHEDULER)
