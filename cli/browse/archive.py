@@ -1,0 +1,178 @@
+"""A subtree as a tar archive in PAX format, written as it is read.
+
+Extended attributes (ACLs with them) stand in `SCHILY.xattr.<name>` records, as GNU tar (`--xattrs-include='*'`) and
+bsdtar read them; times have nanoseconds. Of several names of one inode the first carries the content, the others are
+hard links to it. Sockets have no place in an archive.
+
+Invariant: a member's header is written only when its content is known to be there, of the stated size, and, up to
+WINDOW_BYTES, has been verified. A larger file that turns out damaged ends the archive short, which no reader of tar
+takes for a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from cli.browse.content import WINDOW_BYTES, Contents
+from cli.browse.names import absolute, shown
+from shared.repository.errors import Damaged
+from shared.repository.tree import Node, permissions
+
+Write = Callable[[bytes], object]
+
+_BLOCK = 512
+_RECORD = 20 * _BLOCK
+_TYPES = {
+    "file": tarfile.REGTYPE,
+    "dir": tarfile.DIRTYPE,
+    "symlink": tarfile.SYMTYPE,
+    "fifo": tarfile.FIFOTYPE,
+    "dev": tarfile.BLKTYPE,
+    "chardev": tarfile.CHRTYPE,
+}
+
+
+@dataclass(slots=True)
+class Written:
+    """What an archive holds."""
+
+    members: int = 0
+    files: int = 0
+    bytes: int = 0  # of content
+    sockets: int = 0  # left out
+
+
+class Archive:
+    """Writes one archive."""
+
+    def __init__(self, contents: Contents, write: Write, problem: Callable[[str], None]) -> None:
+        """`problem` gets each file that is left out, as a line for people."""
+        self._contents = contents
+        self._out = write
+        self._problem = problem
+        self._size = 0
+        self._links: dict[bytes, tuple[bytes, int]] = {}  # inode -> its first name, and how many are still to come
+        self.written = Written()
+
+    def add_all(self, found: Iterable[tuple[bytes, Node]], base: bytes) -> None:
+        """Write these nodes (path, relative; node) below their names without `base`, and the end of the archive.
+
+        Raises Damaged where a large file turns out damaged, StorageError, BrokenPipeError.
+        """
+        skip = len(base) + 1 if base else 0
+        for path, node in found:
+            self._add(path, path[skip:], node)
+        self._write(bytes(2 * _BLOCK))
+        self._write(bytes(-self._size % _RECORD))
+
+    def _add(self, path: bytes, name: bytes, node: Node) -> None:
+        if node.type == "socket":
+            self.written.sockets += 1
+            return
+        if node.type not in _TYPES:
+            self._problem(f"{shown(absolute(path))}: its type {shown(node.type.encode())} is not known")
+            return
+        first = self._first_name(node)
+        if first is not None:
+            self._write(header(name, node, link=first))
+            self.written.members += 1
+            return
+        try:
+            chunks = self._content(node) if node.type == "file" else iter(())
+        except Damaged as error:
+            self._problem(f"{shown(absolute(path))}: left out: {error.args[0]}")
+            return
+        self._remember(name, node)
+        self._write(header(name, node))
+        self.written.members += 1
+        if node.type == "file":
+            self.written.files += 1
+            for chunk in self._whole(path, chunks):
+                self._write(chunk)
+                self.written.bytes += len(chunk)
+            self._write(bytes(-node.size % _BLOCK))
+
+    def _content(self, node: Node) -> Iterator[bytes]:
+        """A file's content, read already where it is small. Raises Damaged."""
+        size = self._contents.size(node)
+        if size != node.size:
+            raise Damaged(f"its node says {node.size} bytes, its content has {size}")
+        chunks = self._contents.chunks(node)
+        return iter(list(chunks)) if size <= WINDOW_BYTES else chunks
+
+    def _whole(self, path: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from chunks
+        except Damaged as error:
+            raise Damaged(
+                f"{shown(absolute(path))}: {error.args[0]}; the archive ends within this file",
+                hint="`holdfast restore` brings back all that is whole; `--site` reads another copy",
+            ) from error
+
+    def _first_name(self, node: Node) -> bytes | None:
+        if node.links < 2 or not node.inode or node.type == "dir":
+            return None
+        key = _inode(node)
+        known = self._links.get(key)
+        if known is None:
+            return None
+        if known[1] > 1:
+            self._links[key] = known[0], known[1] - 1
+        else:  # the last of its names: nothing need be remembered
+            del self._links[key]
+        return known[0]
+
+    def _remember(self, name: bytes, node: Node) -> None:
+        if node.links > 1 and node.inode and node.type != "dir":
+            self._links[_inode(node)] = name, node.links - 1
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            self._out(data)
+            self._size += len(data)
+
+
+def header(name: bytes, node: Node, *, link: bytes | None = None) -> bytes:
+    """The blocks before a member's content. Pure."""
+    info = tarfile.TarInfo(_text(name) or ".")
+    info.type = tarfile.LNKTYPE if link is not None else _TYPES[node.type]
+    info.mode = permissions(node.mode)
+    info.uid, info.gid, info.uname, info.gname = node.uid, node.gid, node.user, node.group
+    info.mtime = max(node.mtime // 10**9, 0)
+    info.size = node.size if node.type == "file" and link is None else 0
+    if link is not None:
+        info.linkname = _text(link)
+    elif node.type == "symlink":
+        info.linkname = _text(node.linktarget)
+    elif node.type in ("dev", "chardev"):
+        info.devmajor, info.devminor = os.major(node.device), os.minor(node.device)
+    records: dict[str, str] = {}
+    if node.mtime % 10**9 or node.mtime < 0:
+        records["mtime"] = decimal(node.mtime)
+    if link is None:
+        for key, value in node.xattrs:
+            # A record's key ends at its first "=": GNU tar writes such a name so, and reads it.
+            records["SCHILY.xattr." + key.decode().replace("%", "%25").replace("=", "%3D")] = _text(value)
+    info.pax_headers = records
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def decimal(ns: int) -> str:
+    """Nanoseconds as seconds with a fraction, exact, also before 1970. Pure."""
+    whole, fraction = divmod(abs(ns), 10**9)
+    text = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
+    return f"-{text}" if ns < 0 else text
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _inode(node: Node) -> bytes:
+    """What all names of one inode have in common. The content is part of it: inode numbers alone may lie."""
+    what = (node.inode, node.device_id, node.type, node.mode, node.mtime, node.size, node.linktarget, node.device)
+    return hashlib.sha256(repr(what).encode() + b"".join(node.content or ())).digest()
