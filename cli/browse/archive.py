@@ -26,6 +26,7 @@ Write = Callable[[bytes], object]
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
+_BATCH = 2048  # nodes that are looked at together, at most
 _TYPES = {
     "file": tarfile.REGTYPE,
     "dir": tarfile.DIRTYPE,
@@ -55,6 +56,7 @@ class Archive:
         self._out = write
         self._problem = problem
         self._size = 0
+        self._ready: dict[bytes, bytes | Damaged] = {}  # content of small files that come next
         self._links: dict[bytes, tuple[bytes, int]] = {}  # inode -> its first name, and how many are still to come
         self.written = Written()
 
@@ -64,8 +66,10 @@ class Archive:
         Raises Damaged where a large file turns out damaged, StorageError, BrokenPipeError.
         """
         skip = len(base) + 1 if base else 0
-        for path, node in found:
-            self._add(path, path[skip:], node)
+        for batch in _batches(found):
+            self._ready = self._contents.gather([node for _, node in batch if _is_small(node)])
+            for path, node in batch:
+                self._add(path, path[skip:], node)
         self._write(bytes(2 * _BLOCK))
         self._write(bytes(-self._size % _RECORD))
 
@@ -98,11 +102,20 @@ class Archive:
 
     def _content(self, node: Node) -> Iterator[bytes]:
         """A file's content, read already where it is small. Raises Damaged."""
-        size = self._contents.size(node)
+        wanted = node.content or []
+        if all(blob in self._ready for blob in wanted):
+            found = [self._ready[blob] for blob in wanted]
+            whole = [chunk for chunk in found if not isinstance(chunk, Damaged)]
+            if len(whole) < len(found):
+                raise next(chunk for chunk in found if isinstance(chunk, Damaged))
+            size, chunks = sum(map(len, whole)), iter(whole)
+        else:
+            size, chunks = self._contents.size(node), self._contents.chunks(node)
+            if _is_small(node) and size == node.size:
+                chunks = iter(list(chunks))
         if size != node.size:
             raise Damaged(f"its node says {node.size} bytes, its content has {size}")
-        chunks = self._contents.chunks(node)
-        return iter(list(chunks)) if size <= WINDOW_BYTES else chunks
+        return chunks
 
     def _whole(self, path: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
         try:
@@ -134,6 +147,25 @@ class Archive:
         if data:
             self._out(data)
             self._size += len(data)
+
+
+def _is_small(node: Node) -> bool:
+    return node.type == "file" and node.size <= WINDOW_BYTES
+
+
+def _batches(found: Iterable[tuple[bytes, Node]]) -> Iterator[list[tuple[bytes, Node]]]:
+    """Nodes whose small files are read together: WINDOW_BYTES of them at most."""
+    batch: list[tuple[bytes, Node]] = []
+    size = 0
+    for path, node in found:
+        more = node.size if _is_small(node) else 0
+        if batch and (size + more > WINDOW_BYTES or len(batch) >= _BATCH):
+            yield batch
+            batch, size = [], 0
+        batch.append((path, node))
+        size += more
+    if batch:
+        yield batch
 
 
 def header(name: bytes, node: Node, *, link: bytes | None = None) -> bytes:

@@ -12,8 +12,6 @@ import re
 from typing import Any
 
 from shared.errors import UsageError
-from workers.restore.places import quoted
-from workers.restore.selection import relative
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 
@@ -70,6 +68,8 @@ def split_what(what: str, *, need_path: bool = False) -> tuple[str, bytes | None
 
 def path_of(path: str, source: str) -> bytes:
     """A path as it was on the server, relative, in its bytes. Raises UsageError."""
+    from workers.restore.selection import relative
+
     if not path.startswith("/"):
         raise UsageError(
             f"the path {shown(os.fsencode(path))} is not absolute",
@@ -80,4 +80,6 @@ def path_of(path: str, source: str) -> bytes:
 
 def restore_command(source: str, path: bytes, snapshot: str) -> str:
     """The command line that brings this version back; can be pasted whatever the path holds."""
+    from workers.restore.places import quoted
+
     return f"holdfast restore {quoted(source.encode() + b':' + absolute(path))} --snapshot {snapshot[:8]}"
