@@ -16,7 +16,14 @@ import structlog
 _SECRET_NAME = re.compile(
     r"pass(word|phrase)|secret|credential|access_key|session_token|authori[sz]ation", re.IGNORECASE
 )
-_USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s]*@")
+# To the last @ before the host ends: a password may hold one.
+_USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s\"'<>]*@", re.IGNORECASE)
+# In a text: `secret_key=...`, `"secret_key": "..."`, `'password': b'...'`. Not "the password: reason".
+_ASSIGNED = re.compile(
+    r"""([\w-]*(?:passw(?:or)?d|passphrase|secret|access_key|session_token)[\w-]*(?:=|["']\s*[:=]\s*)b?)"""
+    r"""("[^"]*"|'[^']*'|[^\s"'&,;)}\]]+)""",
+    re.IGNORECASE,
+)
 MASK = "***"
 
 # What Celery says of each message, and beat of each tick, would fill a disk and says nothing that Holdfast does not.
@@ -30,8 +37,13 @@ def mask_url(text: str) -> str:
     return _USERINFO.sub(rf"\1{MASK}@", text)
 
 
+def mask_text(text: str) -> str:
+    """The same text with passwords in URLs, and what is assigned to a name that a secret would have, hidden."""
+    return _ASSIGNED.sub(rf"\1{MASK}", mask_url(text))
+
+
 def mask_secrets(_logger: object, _method: str, event: Event) -> Event:
-    """Hide the values of what is named like a secret, at any depth, and the passwords in URLs."""
+    """Hide the values of what is named like a secret, at any depth, and those in texts, tracebacks too."""
     for name, value in event.items():
         event[name] = _masked(name, value)
     return event
@@ -41,12 +53,16 @@ def _masked(name: str, value: Any) -> Any:
     if _SECRET_NAME.search(name) and value not in (None, ""):
         return MASK
     if isinstance(value, str):
-        return mask_url(value)
+        return mask_text(value)
+    if isinstance(value, bytes):
+        return mask_text(value.decode(errors="backslashreplace"))
     if isinstance(value, Mapping):
         return {key: _masked(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | set | frozenset):
         return [_masked("", inner) for inner in value]
-    return value
+    if value is None or isinstance(value, int | float):
+        return value
+    return mask_text(repr(value))  # as the renderer would show it: an error, an object of ours
 
 
 def set_up(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
@@ -61,11 +77,12 @@ def set_up(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     renderer: structlog.typing.Processor
-    last: list[structlog.typing.Processor]
     if out.isatty():
-        renderer, last = structlog.dev.ConsoleRenderer(), [mask_secrets]
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     else:
-        renderer, last = structlog.processors.JSONRenderer(), [structlog.processors.format_exc_info, mask_secrets]
+        renderer = structlog.processors.JSONRenderer()
+    # A traceback is made a text before secrets are looked for: an error's message may hold one.
+    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, mask_secrets]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

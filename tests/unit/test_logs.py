@@ -49,6 +49,12 @@ def test_a_line_is_json_with_the_runs_context(stream: io.StringIO) -> None:
         {"credentials": {"env": PLANTED}},
         {"broker": f"redis://user:{PLANTED.replace(' ', '%20')}@host:6379/0"},
         {"notes": [f"rediss://:{PLANTED.replace(' ', '-')}@host"]},
+        {"url": "HTTPS://user:battery@horse@host/x"},
+        {"error": ValueError("can't reach redis://:horse@host")},
+        {"seen": {"redis://:horse@host"}},
+        {"said": "aws_secret_access_key=horse region=eu"},
+        {"said": """{'access': 'AK', 'secret_key': 'correct horse', "password": "a horse"}"""},
+        {"raw": b"secret_key=horse"},
     ],
 )
 def test_a_secret_is_never_logged(stream: io.StringIO, said: dict[str, object]) -> None:
@@ -78,3 +84,26 @@ def test_urls_without_a_password_stay_as_they_are() -> None:
     """Only what stands between :// and @ is hidden."""
     assert mask_url("redis://host:6379/0 and mail a@b.c") == "redis://host:6379/0 and mail a@b.c"
     assert mask_url("s3:https://key:secret@host/b") == "s3:https://***@host/b"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_traceback_holds_no_secret(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool
+) -> None:
+    """The message of an error that is logged with its trace is masked, in JSON and on a terminal."""
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    set_up(stream=stream)
+    try:
+        raise ValueError("no way to redis://:horse@host with secret_key=horse")
+    except ValueError:
+        structlog.get_logger("holdfast").exception("failed")
+        logging.getLogger("celery").exception("failed")
+    assert stream.getvalue().count("Traceback") == 2
+    # The line of source that a trace quotes is ours; the message comes after the error's name.
+    assert [line for line in stream.getvalue().split("ValueError: ")[1:] if "horse" in line.split("\n")[0]] == []
+
+
+def test_a_reason_is_not_taken_for_a_secret(stream: io.StringIO) -> None:
+    """What an error says about a password stays readable."""
+    structlog.get_logger("holdfast").error("recovery password: no key opens with it, see docs")
+    assert "recovery password: no key opens with it, see docs" in stream.getvalue()
