@@ -43,6 +43,7 @@ COMMANDS = {
     "config": "Check the configuration, or show what it amounts to.",
     "keys": "List, add, remove or change the passwords that open a repository.",
     "unlock": "Remove stale locks from a repository.",
+    "restic": "Run stock restic on a source's repository.",
     "sources": "List the configured sources.",
     "version": "Show which Holdfast this is.",
 }

@@ -43,3 +43,9 @@ def _credentials(reference: dict[str, str | list[str]] | None) -> CredentialsPro
         secret_key=str(reference["secret_key"]),
         session_token=str(token) if token else None,
     )
+
+
+def current_credentials(access: SiteAccess) -> CredentialsSpec | None:
+    """The keys of an S3 site as they are now, for a program of its own; None for a directory. Raises Denied."""
+    credentials = _credentials(access.credentials)
+    return credentials() if callable(credentials) else credentials

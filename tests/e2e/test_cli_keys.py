@@ -167,7 +167,8 @@ def test_what_does_not_fit_is_refused(shop: Shop) -> None:
 def lock(shop: Shop, *, age: float) -> Path:
     """A lock that stock restic left when it was killed, last refreshed `age` seconds ago."""
     folder = shop.conf / "backups/repos/data/locks"
-    before = set(folder.glob("*"))
+    whole = "[0-9a-f]" * 64  # not a file that is being written
+    before = set(folder.glob(whole))
     process = subprocess.Popen(
         [restic("0.18"), "-r", str(shop.conf / "backups/repos/data"), "--no-cache", "backup", "--stdin"],
         env={**environment(), "RESTIC_PASSWORD": recovery(shop)},
@@ -175,7 +176,7 @@ def lock(shop: Shop, *, age: float) -> Path:
         stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 30
-    while not (new := set(folder.glob("*")) - before) and time.monotonic() < deadline:
+    while not (new := set(folder.glob(whole)) - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.communicate()
