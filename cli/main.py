@@ -45,6 +45,7 @@ COMMANDS = {
     "unlock": "Remove stale locks from a repository.",
     "restic": "Run stock restic on a source's repository.",
     "sources": "List the configured sources.",
+    "runs": "List, show, follow, cancel and retry runs.",
     "version": "Show which Holdfast this is.",
 }
 

@@ -71,20 +71,34 @@ def describe(event: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def pace(event: Mapping[str, Any], count: float, seconds: float) -> str:
+    """Rate and time left, after `count` bytes in `seconds`: `104 MB/s, 2m 10s left`; empty where that can't be told."""
+    if count <= 0 or seconds <= 0:
+        return ""
+    rate = show.rate(count, seconds)
+    left = (event.get("bytes_total") or 0) - event.get("bytes", 0)
+    return f"{rate}, {show.duration(left * seconds / count)} left" if left > 0 else rate
+
+
 class LineView:
-    """Plain lines on stderr, each 10 s."""
+    """Plain lines on stderr, each 10 s, with the rate since the first event: a run elsewhere may be old already."""
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._next = time.monotonic() + LINE_EVERY
+        self._first: tuple[float, float] | None = None  # when, and how many bytes there were
 
     def update(self, event: Mapping[str, Any]) -> None:
         """Print a line if it is time."""
         now = time.monotonic()
         said = describe(event)
+        if self._first is None and "bytes" in event:
+            self._first = now, event["bytes"]
         if now >= self._next and said:
             self._next = now + LINE_EVERY
-            print(f"{self._title}: {said}", file=sys.stderr, flush=True)
+            since, had = self._first or (now, 0)
+            speed = pace(event, event.get("bytes", 0) - had, now - since)
+            print(f"{self._title}: {said}{', ' if speed else ''}{speed}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing is left to do."""

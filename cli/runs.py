@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shared.ledger.model import Run, RunKind
 
 Result = TypeVar("Result")
+EXIT_CANCELLED = 130  # a run that somebody cancelled ends as one that Ctrl-C ended
 OnEvent = Callable[[dict[str, Any]], None]
 
 
@@ -54,10 +55,16 @@ def follow(app: App, run_id: str, title: str) -> Run:
     from shared.messaging.client import follow as views
 
     run: Run | None = None
+    said: tuple[object, ...] = ()
     try:
-        app.say(f"run {run_id}: a worker does it; Ctrl-C stops following, and not the run")
         with Reporter(app, title) as report:
-            for run in views(app.fleet, run_id):
+            for view in views(app.fleet, run_id):
+                if run is None and not view.state.is_final:
+                    app.say(f"run {run_id}: a worker does it; Ctrl-C stops following, and not the run")
+                run = view
+                if run.attempt > 1 and said != (run.attempt, run.error):
+                    said = run.attempt, run.error
+                    app.warn(f"attempt {run.attempt}; the one before: {run.error or 'given back by its worker'}")
                 report(run.progress)
     except KeyboardInterrupt:
         raise Interrupted(f"no longer following; run {run_id} goes on") from None
@@ -65,6 +72,8 @@ def follow(app: App, run_id: str, title: str) -> Run:
         raise HoldfastError(f"run {run_id} was not seen")
     if run.state is RunState.FAILED:
         raise RunFailed(f"run {run_id} failed: {run.error}", run.exit_code)
+    if run.state is RunState.CANCELLED:
+        raise RunFailed(f"run {run_id} was {run.error or 'cancelled'}", run.exit_code or EXIT_CANCELLED)
     return run
 
 
