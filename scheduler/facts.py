@@ -170,8 +170,10 @@ class FactReader:
         site = run.result.get("site")
         if run.state is RunState.SUCCEEDED and isinstance(site, str):
             sites = self.facts.good.setdefault(run.source, {})
-            if site not in sites or sites[site].start < run.started:
-                sites[site] = Good(run.started, run.ended)
+            # A snapshot that an earlier attempt had committed was begun at some time since the run was opened.
+            start = run.opened if run.result.get("existed") else run.started
+            if site not in sites or sites[site].start < start:
+                sites[site] = Good(start, run.ended)
 
     def _forget(self, host: str) -> None:
         for realm, source in [one for one in self._known if one[0] == host]:

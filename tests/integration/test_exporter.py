@@ -1,0 +1,332 @@
+"""The exporter on a real ledger: what it counts, what it knows of the past, and what it says while Redis is away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from scheduler.exporter import FleetCollector, address
+from shared.config.watch import FleetWatch
+from shared.errors import ConfigError
+from shared.ledger.ledger import Ledger
+from shared.ledger.model import Evidence, RunKind, RunRequest, RunState
+from shared.observability.metrics import METRICS
+from tests.support.fleets import SmallFleet
+from tests.support.ledgers import a_run, own_ledger, until
+from tests.support.monitoring import ROOT, ExporterServer
+from tests.support.tools import ValkeyServer
+
+FAMILIES = {metric.name.removesuffix("_total"): metric for metric in METRICS}
+
+
+class Scraper:
+    """An exporter in this process, and its answers as {name: {labels: value}}."""
+
+    def __init__(self, path: str) -> None:
+        self.watch = FleetWatch(path)
+        self._registry = CollectorRegistry()
+        self._collector = FleetCollector(self.watch)
+        self._registry.register(self._collector)
+
+    def scrape(self) -> dict[str, dict[tuple[str, ...], float]]:
+        """One scrape; labels in the order of the table."""
+        found: dict[str, dict[tuple[str, ...], float]] = {}
+        for family in text_string_to_metric_families(generate_latest(self._registry).decode()):
+            metric = FAMILIES[family.name]
+            found[metric.name] = {
+                tuple(sample.labels[label] for label in metric.labels): sample.value for sample in family.samples
+            }
+        return found
+
+
+@pytest.fixture
+def redis(tmp_path: os.PathLike[str]) -> Iterator[tuple[Ledger, ValkeyServer]]:
+    """A ledger of its own."""
+    with own_ledger(os.path.join(tmp_path, "valkey")) as both:
+        yield both
+
+
+@pytest.fixture
+def small(tmp_path: os.PathLike[str], redis: tuple[Ledger, ValkeyServer]) -> SmallFleet:
+    """A fleet of one source, web1, at site a, with an RPO of an hour."""
+    return SmallFleet(os.path.join(tmp_path, "fleet"), broker=redis[1].url, policy="full: 1d, rpo: 1h")
+
+
+def ended(
+    ledger: Ledger, state: RunState = RunState.SUCCEEDED, *, run: RunRequest | None = None, exit_code: int = 0
+) -> RunRequest:
+    """A run of web1 that is over; a failed slot is opened again."""
+    run = run or a_run()
+    ledger.client.hdel(ledger.keys.run(run.id), "retry")
+    ledger.open(run)
+    lease = ledger.claim(run.id, "worker").lease
+    assert lease is not None
+    result = {"site": "a", "bytes_read": 7, "bytes_added": 5, "bytes_stored": 3}
+    ledger.finish(lease, state, result=result, exit_code=exit_code, error="broken" if exit_code else "")
+    return run
+
+
+def test_what_is_served_is_what_the_table_says(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """Every metric of the table is there, with its type and its help, and no other."""
+    ledger, _ = redis
+    ended(ledger)
+    ledger.client.hset("hf:beattick", "meta", '{"last_run_at": null}')
+    registry = CollectorRegistry()
+    registry.register(FleetCollector(FleetWatch(small.path)))
+    families = list(text_string_to_metric_families(generate_latest(registry).decode()))
+    got = {(family.name, family.type, family.documentation) for family in families}
+    assert got == {(name, str(metric.type), metric.help) for name, metric in FAMILIES.items()}
+
+
+def test_runs_are_counted_once_from_when_the_exporter_starts(
+    redis: tuple[Ledger, ValkeyServer], small: SmallFleet
+) -> None:
+    """What ended before is not counted; what ends is counted once; a failed slot that fails again counts again."""
+    ledger, _ = redis
+    ended(ledger)
+    exporter = Scraper(small.path)
+    assert sum(exporter.scrape()["holdfast_runs_total"].values()) == 0
+    failed = ended(ledger, RunState.FAILED, exit_code=32)
+    ended(ledger)
+    exporter.scrape()
+    ended(ledger, RunState.FAILED, run=failed, exit_code=99)
+    exporter.scrape()
+    found = exporter.scrape()
+    assert {labels: count for labels, count in found["holdfast_runs_total"].items() if count} == {
+        ("backup-full", "failed"): 2,
+        ("backup-full", "succeeded"): 1,
+    }
+    assert {labels: count for labels, count in found["holdfast_run_errors_total"].items() if count} == {
+        ("Denied",): 1,
+        ("other",): 1,
+    }
+
+
+def test_more_runs_than_one_reading_takes_are_counted(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """Between two scrapes many runs may end: the list is followed back to the last one that was seen."""
+    ledger, _ = redis
+    ended(ledger)
+    exporter = Scraper(small.path)
+    exporter.scrape()
+    for _ in range(60):
+        for source in ("web1", "web2"):  # of one source a hundred are remembered
+            ended(ledger, run=a_run(source))
+    assert exporter.scrape()["holdfast_runs_total"]["backup-full", "succeeded"] == 120
+
+
+def test_a_new_exporter_knows_the_past(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """The last run and the last good snapshot come from the ledger: a restart forgets nothing but the counters."""
+    ledger, _ = redis
+    good = ledger.get(ended(ledger).id)
+    bad = ledger.get(ended(ledger, RunState.FAILED, exit_code=30).id)
+    assert good is not None
+    assert bad is not None
+    found = Scraper(small.path).scrape()
+    assert found["holdfast_last_good_snapshot_start_timestamp_seconds"] == {("web1", "a"): pytest.approx(good.started)}
+    assert found["holdfast_last_good_snapshot_end_timestamp_seconds"] == {("web1", "a"): pytest.approx(good.ended)}
+    assert found["holdfast_last_run_end_timestamp_seconds"] == {
+        ("web1", "backup-full", "failed"): pytest.approx(bad.ended)
+    }
+    assert found["holdfast_last_run_failed"] == {("web1",): 1}
+    assert found["holdfast_last_run_read_bytes"] == {("web1",): 7}
+    assert found["holdfast_last_run_added_bytes"] == {("web1",): 5}
+    assert found["holdfast_last_run_uploaded_bytes"] == {("web1",): 3}
+    assert found["holdfast_source_rpo_seconds"] == {("web1",): 3600}
+
+
+def test_an_incomplete_snapshot_is_not_good(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """It does not count for the RPO, though the evidence names its slot."""
+    ledger, _ = redis
+    exporter = Scraper(small.path)
+    ended(ledger, RunState.INCOMPLETE)
+    ledger.note_evidence("web1", "a", Evidence("2026-03-04T02:00:00Z"))
+    assert exporter.scrape()["holdfast_last_good_snapshot_start_timestamp_seconds"] == {}
+    assert Scraper(small.path).scrape()["holdfast_last_good_snapshot_start_timestamp_seconds"] == {}
+
+
+def test_after_a_wipe_the_evidence_of_the_sites_stands_in(
+    redis: tuple[Ledger, ValkeyServer], small: SmallFleet
+) -> None:
+    """What the old ledger knew is forgotten with it; the slot that the tick found at the site is the start then."""
+    ledger, _ = redis
+    exporter = Scraper(small.path)
+    ended(ledger)
+    assert len(exporter.scrape()["holdfast_last_good_snapshot_start_timestamp_seconds"]) == 1
+    ledger.client.flushall()
+    assert exporter.scrape()["holdfast_last_good_snapshot_start_timestamp_seconds"] == {}
+    ledger.note_evidence("web1", "a", Evidence("1970-01-01T01:00:00Z"))
+    found = exporter.scrape()
+    assert found["holdfast_last_good_snapshot_start_timestamp_seconds"] == {("web1", "a"): 3600}
+    assert found["holdfast_last_good_snapshot_end_timestamp_seconds"] == {}
+    ended(ledger)
+    found = exporter.scrape()
+    assert found["holdfast_last_good_snapshot_start_timestamp_seconds"]["web1", "a"] > 3600
+    assert found["holdfast_runs_total"]["backup-full", "succeeded"] == 1
+
+
+def test_open_runs_leases_and_queues(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """Runs by state, leases by queue, rings that wait, and for how long the oldest run has waited."""
+    ledger, _ = redis
+    waiting, held = a_run(), a_run()
+    ledger.open(waiting)
+    ledger.client.hincrby(ledger.keys.run(waiting.id), "opened", -5000)
+    ledger.open(held)
+    lease = ledger.claim(held.id, "worker").lease
+    assert lease is not None
+    ledger.renew(lease)
+    ledger.client.lpush("backup", "a ring", "another")
+    found = Scraper(small.path).scrape()
+    assert {labels: count for labels, count in found["holdfast_open_runs"].items() if count} == {
+        ("backup-full", "queued"): 1,
+        ("backup-full", "running"): 1,
+    }
+    assert found["holdfast_source_running"] == {("web1",): 1}
+    assert {queue: count for queue, count in found["holdfast_leases"].items() if count} == {("backup",): 1}
+    assert {queue: count for queue, count in found["holdfast_queue_length"].items() if count} == {("backup",): 2}
+    assert set(found["holdfast_queue_length"]) == {("backup",), ("maintenance",), ("restore",), ("scheduler",)}
+    assert 5 <= found["holdfast_queue_oldest_seconds"][("backup",)] < 60
+
+
+def test_a_hosts_runs_lie_in_a_realm_of_their_own(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """The runs and the queue of a source with `host:` are found under that host's prefix."""
+    ledger, _ = redis
+    with open(small.path) as file:
+        text = file.read()
+    with open(small.path, "w") as file:
+        file.write(text.replace("web1: {", "web1: {host: server1, owner: ops, "))
+    realm = ledger.realm("server1")
+    ended(realm)
+    ledger.client.lpush("hf:h:server1:host.server1", "a ring")
+    found = Scraper(small.path).scrape()
+    assert len(found["holdfast_last_good_snapshot_start_timestamp_seconds"]) == 1
+    assert found["holdfast_queue_length"][("host.server1",)] == 1
+    assert found["holdfast_source_info"] == {("web1", "all", "ops", "host:server1"): 1}
+
+
+def test_without_redis_the_past_is_still_served(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """A scrape answers, says that the ledger can't be read, keeps what was, and tells nothing of what is."""
+    ledger, server = redis
+    ended(ledger)
+    exporter = Scraper(small.path)
+    before = exporter.scrape()
+    server.kill()
+    away = exporter.scrape()
+    assert (before["holdfast_ledger_up"], away["holdfast_ledger_up"]) == ({(): 1}, {(): 0})
+    for name in ("holdfast_last_good_snapshot_start_timestamp_seconds", "holdfast_source_rpo_seconds"):
+        assert away[name] == before[name]
+    assert "holdfast_scheduler_leader" not in away
+    assert "holdfast_queue_length" not in away
+    server.start()
+    assert exporter.scrape()["holdfast_ledger_up"] == {(): 1}
+
+
+def test_a_scrape_of_many_sources_takes_few_commands(
+    tmp_path: os.PathLike[str], redis: tuple[Ledger, ValkeyServer], small: SmallFleet
+) -> None:
+    """From the second scrape on, a source that did nothing costs no command."""
+    ledger, _ = redis
+    names = [f"s{number}" for number in range(100)]
+    path = os.path.join(small.directory, "many.yaml")
+    with open(small.path) as file, open(path, "w") as many:
+        head = file.read().rpartition("sources:")[0]
+        many.write(head + "sources:\n" + "".join(f"  {name}: {{paths: [/srv]}}\n" for name in names))
+    for name in names:
+        ended(ledger, run=a_run(name))
+    exporter = Scraper(path)
+    assert len(exporter.scrape()["holdfast_last_good_snapshot_start_timestamp_seconds"]) == 100
+    before = ledger.client.info("stats")["total_commands_processed"]
+    found = exporter.scrape()
+    used = ledger.client.info("stats")["total_commands_processed"] - before
+    assert len(found["holdfast_last_good_snapshot_start_timestamp_seconds"]) == 100
+    assert used < 20
+
+
+def test_a_real_beat_is_seen_to_lead_and_tick(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """The keys by which the exporter knows a leader and its last tick are those that RedBeat writes."""
+    exporter = Scraper(small.path)
+    assert exporter.scrape()["holdfast_scheduler_leader"] == {(): 0}
+    command = [sys.executable, "-m", "scheduler", "beat", "--config", small.path, "--tick", "1"]
+    beat = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        found = until(
+            lambda: (
+                now
+                if (now := exporter.scrape())["holdfast_scheduler_leader"] == {(): 1}
+                and now["holdfast_scheduler_tick_timestamp_seconds"]
+                else None
+            )
+        )
+    finally:
+        beat.terminate()
+        beat.wait(20)
+    assert abs(time.time() - found["holdfast_scheduler_tick_timestamp_seconds"][()]) < 60
+
+
+def test_a_bad_configuration_keeps_the_old_one(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """A changed file comes into force without a restart; a bad one does not, and a metric says so."""
+    exporter = Scraper(small.path)
+    with open(small.path) as file:
+        text = file.read()
+
+    def change(to: str) -> dict[str, dict[tuple[str, ...], float]]:
+        with open(small.path, "w") as file:
+            file.write(to)
+        for _ in range(2):  # two looks that agree
+            exporter.watch.check()
+        return exporter.scrape()
+
+    bad = change(text.replace("rpo: 1h", "rpo: soon enough"))
+    assert bad["holdfast_exporter_config_valid"] == {(): 0}
+    assert bad["holdfast_source_rpo_seconds"] == {("web1",): 3600}
+    mended = change(text.replace("rpo: 1h", "rpo: 30m"))
+    assert mended["holdfast_exporter_config_valid"] == {(): 1}
+    assert mended["holdfast_source_rpo_seconds"] == {("web1",): 1800}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:9321", ("127.0.0.1", 9321)),
+        (":80", ("0.0.0.0", 80)),  # noqa: S104 - what an empty host asks for
+        ("[::1]:9321", ("::1", 9321)),
+    ],
+)
+def test_addresses(text: str, expected: tuple[str, int]) -> None:
+    """Host and port, an empty host for all, and IPv6 in brackets."""
+    assert address(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "9321", "localhost", "localhost:http", "localhost:70000", "localhost:"])
+def test_a_wrong_address_says_what_was_expected(text: str) -> None:
+    """The error names what was found, and an example."""
+    with pytest.raises(ConfigError, match=r"expected host:port"):
+        address(text)
+
+
+def test_a_taken_address_ends_the_process_with_a_clear_line(
+    tmp_path: os.PathLike[str], redis: tuple[Ledger, ValkeyServer], small: SmallFleet
+) -> None:
+    """Two exporters on one address: the second says so, and ends with the code of a wrong configuration."""
+    with ExporterServer(os.path.join(tmp_path, "exporter"), config=small.path) as first:
+        listen = f"127.0.0.1:{first.port}"
+        for command in (
+            [sys.executable, "-m", "scheduler.exporter", "--config", small.path, "--listen", listen],
+            [sys.executable, "-m", "cli.main", "exporter", "--config", small.path, "--listen", listen],
+        ):
+            second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+            assert second.returncode == 10
+            assert f"can't listen on {listen}: Address already in use" in second.stderr
+
+
+def test_the_kinds_of_runs_are_all_counted_from_zero(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """The first run of a kind is an increase, since its series was there at 0."""
+    counted = Scraper(small.path).scrape()["holdfast_runs_total"]
+    finals = [state.value for state in RunState if state.is_final]
+    assert counted == {(kind.value, state): 0 for kind in RunKind for state in finals}

@@ -1,0 +1,81 @@
+"""docs/metrics.md, the rules and the runbook say what the table of metrics says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.observability.metrics import ERROR_CLASSES, METRICS, OTHER, MetricType, error_class
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/metrics.md").read_text()
+RUNBOOK = (ROOT / "docs/runbook.md").read_text()
+RULES = (ROOT / "deploy/prometheus/holdfast.rules.yml").read_text()
+RULE_TESTS = (ROOT / "deploy/prometheus/holdfast.rules.test.yml").read_text()
+NAMES = {metric.name: metric for metric in METRICS}
+ALERTS: list[dict[str, Any]] = [rule for group in yaml.safe_load(RULES)["groups"] for rule in group["rules"]]
+
+
+def test_every_metric_is_documented_as_it_is() -> None:
+    """Each row of the page's tables is a metric with its type, labels and help, each metric once, and none else."""
+    rows = re.findall(r"^\| `(holdfast_\w+)` \| (\w+) \| (.*?) ?\| (.*?) \|$", PAGE, re.MULTILINE)
+    got = sorted((name, kind, tuple(re.findall(r"`(\w+)`", labels)), text) for name, kind, labels, text in rows)
+    assert got == sorted((metric.name, metric.type.value, metric.labels, metric.help) for metric in METRICS)
+
+
+@pytest.mark.parametrize("text", [PAGE, RUNBOOK, RULES, RULE_TESTS], ids=["page", "runbook", "rules", "tests"])
+def test_every_metric_that_is_named_exists(text: str) -> None:
+    """No document and no rule names a metric that is not served; `holdfast_queue_*` stands for several."""
+    named = {name for name in re.findall(r"\bholdfast_[a-z_]+\b", text) if not name.endswith("_")}
+    assert named - set(NAMES) == set()
+    assert named != set()
+
+
+def test_every_label_in_the_rules_exists() -> None:
+    """What a rule selects or joins by is a label of some metric of that rule."""
+    for rule in ALERTS:
+        expression = str(rule["expr"])
+        known = {label for name in re.findall(r"holdfast_[a-z_]+", expression) for label in NAMES[name].labels}
+        used = re.findall(r"\b(?:by|on|group_left) \(([\w, ]*)\)", expression)
+        selected = re.findall(r"(\w+)!?=~?\"", expression)
+        assert {label for group in used for label in group.split(", ") if label} | set(selected) <= known, rule["alert"]
+
+
+def test_names_follow_prometheus() -> None:
+    """A counter ends in _total, and nothing else does; what is measured ends in its unit."""
+    for metric in METRICS:
+        assert re.fullmatch(r"holdfast_[a-z_]+", metric.name)
+        assert metric.name.endswith("_total") == (metric.type is MetricType.COUNTER)
+        assert not metric.name.endswith(("_time", "_ms", "_minutes", "_mb", "_count", "_sum", "_bucket"))
+    assert len(NAMES) == len(METRICS)
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
+def test_every_alert_is_complete(rule: dict[str, Any]) -> None:
+    """Severity, summary, description, a section of the runbook with its three questions, and a test by promtool."""
+    alert = rule["alert"]
+    assert rule["labels"]["severity"] in {"critical", "warning", "none"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{alert.lower()}"
+    section = re.search(rf"^## {alert}\n(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    for question in ("**It means**", "**Look first**", "**Mend it**"):
+        assert question in section[1]
+    assert f"alertname: {alert}\n" in RULE_TESTS
+
+
+def test_the_runbook_has_no_section_without_an_alert() -> None:
+    """An alert that goes takes its section with it."""
+    assert re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE) == [rule["alert"] for rule in ALERTS]
+
+
+def test_classes_of_errors_are_the_documented_ones() -> None:
+    """The label `class` is the error's name in docs/exit-codes.md; what is not there is "other"."""
+    page = (ROOT / "docs/exit-codes.md").read_text()
+    documented = {int(code): name for code, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE)}
+    assert {code: documented.get(code) for code in ERROR_CLASSES} == ERROR_CLASSES
+    assert (error_class(32), error_class(4711)) == ("Denied", OTHER)
