@@ -78,8 +78,13 @@ def path_of(path: str, source: str) -> bytes:
     return relative(path)
 
 
-def restore_command(source: str, path: bytes, snapshot: str) -> str:
-    """The command line that brings this version back; can be pasted whatever the path holds."""
+def restore_command(source: str, path: bytes, snapshot: str, *, site: str = "", config: str = "") -> str:
+    """The command line that brings this version back; can be pasted whatever the path holds.
+
+    `site` and `config` are those that were asked for by name.
+    """
     from workers.restore.places import quoted
 
-    return f"holdfast restore {quoted(source.encode() + b':' + absolute(path))} --snapshot {snapshot[:8]}"
+    options = f" --site {quoted(os.fsencode(site))}" if site else ""
+    options += f" --config {quoted(os.fsencode(config))}" if config else ""
+    return f"holdfast restore {quoted(source.encode() + b':' + absolute(path))} --snapshot {snapshot[:8]}{options}"

@@ -187,6 +187,12 @@ class View:
             node, at = found, at + b"/" + name if at else name
         return node
 
+    def restore_command(self, path: bytes, snapshot: Snapshot) -> str:
+        """The command that brings back what stands at `path`, from the same site by the same configuration."""
+        from cli.browse.names import restore_command
+
+        return restore_command(self.source, path, snapshot.id, site=self.site, config=self.app.config)
+
     def say_when(self, snapshot: Snapshot, now: float) -> None:
         """From when the data is: on stderr, since stdout is the listing."""
         if not self.app.json and not self.app.quiet:

@@ -49,7 +49,7 @@ def command(
     slashes too. Quote it, so that the shell leaves it alone. Exit code 3: something could not be read.
     """
     from cli.browse.listing import Listing
-    from cli.browse.names import absolute, restore_command, shown
+    from cli.browse.names import absolute, shown
     from cli.browse.patterns import Patterns
     from cli.browse.versions import walk_versions
 
@@ -68,7 +68,7 @@ def command(
         last = found.path, chosen[newest_one.seen.bit_length() - 1]
         lines = [] if app.json else [shown(absolute(found.path)), *(line(one, chosen) for one in found.versions)]
         listing.add(_as_json(found, chosen) if app.json else {}, *lines)
-    restore = restore_command(source, last[0], last[1].id) if last else ""
+    restore = view.restore_command(*last) if last else ""
     said = [f"to restore the last: {restore}"] if last else []
     if not app.quiet:
         amount = f"{show.count(versions, 'version')} of {show.count(paths, 'path')}" if paths else "nothing found"

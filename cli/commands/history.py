@@ -40,7 +40,7 @@ def command(app: App, what: str, changes: bool, site: str) -> int:
     attributes), same, gone, absent. Exit code 3: unknown, since a directory above it could not be read.
     """
     from cli.browse.listing import Listing
-    from cli.browse.names import absolute, json_name, restore_command, shown, split_what
+    from cli.browse.names import absolute, json_name, shown, split_what
 
     source, path = split_what(what, need_path=True)
     if not path:
@@ -58,7 +58,7 @@ def command(app: App, what: str, changes: bool, site: str) -> int:
         if not changes or state.what not in (SAME, ABSENT):
             listing.add(_as_json(state, path) if app.json else {}, _line(state))
     last = next((state for state in reversed(states) if state.node is not None), None)
-    restore = restore_command(source, path, last.snapshot.id) if last else ""
+    restore = view.restore_command(path, last.snapshot) if last else ""
     return listing.end(view.problems, {"restore": restore or None}, *([f"to restore: {restore}"] if restore else []))
 
 

@@ -43,7 +43,7 @@ def test_newest_first_with_what_happened(looker: Looker) -> None:
         True, True, False, False,
     ]  # fmt: skip
     newest = got["versions"][2]["snapshot"]
-    assert lines[-1].endswith(f"--snapshot {newest[:8]}")
+    assert f"--snapshot {newest[:8]} --config {looker.config}" in lines[-1]
 
 
 def test_a_path_that_never_was_is_said(looker: Looker) -> None:
