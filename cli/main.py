@@ -22,6 +22,7 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 DEBUG_VARIABLE = "HOLDFAST_DEBUG"
+COMPLETE_VARIABLE = "_HOLDFAST_COMPLETE"  # set by the script of `holdfast completion` when a shell asks at a TAB
 
 # A command's module is imported when it runs; its line of help stands here so that `--help` imports none of them.
 COMMANDS = {
@@ -46,6 +47,7 @@ COMMANDS = {
     "restic": "Run stock restic on a source's repository.",
     "sources": "List the configured sources.",
     "runs": "List, show, follow, cancel and retry runs.",
+    "completion": "Print the completion of commands and options for a shell.",
     "version": "Show which Holdfast this is.",
 }
 
@@ -105,6 +107,11 @@ def holdfast() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (that of the process by default); the exit code."""
+    asked = os.environ.get(COMPLETE_VARIABLE)
+    if asked and arguments is None:
+        from cli.commands.completion import answer
+
+        return answer(holdfast, asked)
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     # A request to end arrives as Ctrl-C does: the engine stops cleanly and says what it kept.
