@@ -12,29 +12,18 @@ takes for a whole one.
 from __future__ import annotations
 
 import hashlib
-import os
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from cli.browse.content import WINDOW_BYTES, Contents
 from cli.browse.names import absolute, shown
+from cli.browse.pax import BLOCK, KINDS, RECORD, header
 from shared.repository.errors import Damaged
-from shared.repository.tree import Node, permissions
+from shared.repository.tree import Node
 
 Write = Callable[[bytes], object]
 
-_BLOCK = 512
-_RECORD = 20 * _BLOCK
 _BATCH = 2048  # nodes that are looked at together, at most
-_TYPES = {
-    "file": tarfile.REGTYPE,
-    "dir": tarfile.DIRTYPE,
-    "symlink": tarfile.SYMTYPE,
-    "fifo": tarfile.FIFOTYPE,
-    "dev": tarfile.BLKTYPE,
-    "chardev": tarfile.CHRTYPE,
-}
 
 
 @dataclass(slots=True)
@@ -70,35 +59,33 @@ class Archive:
             self._ready = self._contents.gather([node for _, node in batch if _is_small(node)])
             for path, node in batch:
                 self._add(path, path[skip:], node)
-        self._write(bytes(2 * _BLOCK))
-        self._write(bytes(-self._size % _RECORD))
+        self._write(bytes(2 * BLOCK))
+        self._write(bytes(-self._size % RECORD))
 
     def _add(self, path: bytes, name: bytes, node: Node) -> None:
         if node.type == "socket":
             self.written.sockets += 1
             return
-        if node.type not in _TYPES:
+        if node.type not in KINDS:
             self._problem(f"{shown(absolute(path))}: its type {shown(node.type.encode())} is not known")
             return
         first = self._first_name(node)
-        if first is not None:
-            self._write(header(name, node, link=first))
-            self.written.members += 1
-            return
         try:
-            chunks = self._content(node) if node.type == "file" else iter(())
-        except Damaged as error:
+            start = header(name, node, link=first)
+            chunks = self._content(node) if node.type == "file" and first is None else None
+        except (Damaged, ValueError, OverflowError) as error:
             self._problem(f"{shown(absolute(path))}: left out: {error.args[0]}")
             return
-        self._remember(name, node)
-        self._write(header(name, node))
+        self._write(start)
         self.written.members += 1
-        if node.type == "file":
+        if first is None:
+            self._remember(name, node)
+        if chunks is not None:
             self.written.files += 1
             for chunk in self._whole(path, chunks):
                 self._write(chunk)
                 self.written.bytes += len(chunk)
-            self._write(bytes(-node.size % _BLOCK))
+            self._write(bytes(-node.size % BLOCK))
 
     def _content(self, node: Node) -> Iterator[bytes]:
         """A file's content, read already where it is small. Raises Damaged."""
@@ -166,42 +153,6 @@ def _batches(found: Iterable[tuple[bytes, Node]]) -> Iterator[list[tuple[bytes, 
         size += more
     if batch:
         yield batch
-
-
-def header(name: bytes, node: Node, *, link: bytes | None = None) -> bytes:
-    """The blocks before a member's content. Pure."""
-    info = tarfile.TarInfo(_text(name) or ".")
-    info.type = tarfile.LNKTYPE if link is not None else _TYPES[node.type]
-    info.mode = permissions(node.mode)
-    info.uid, info.gid, info.uname, info.gname = node.uid, node.gid, node.user, node.group
-    info.mtime = max(node.mtime // 10**9, 0)
-    info.size = node.size if node.type == "file" and link is None else 0
-    if link is not None:
-        info.linkname = _text(link)
-    elif node.type == "symlink":
-        info.linkname = _text(node.linktarget)
-    elif node.type in ("dev", "chardev"):
-        info.devmajor, info.devminor = os.major(node.device), os.minor(node.device)
-    records: dict[str, str] = {}
-    if node.mtime % 10**9 or node.mtime < 0:
-        records["mtime"] = decimal(node.mtime)
-    if link is None:
-        for key, value in node.xattrs:
-            # A record's key ends at its first "=": GNU tar writes such a name so, and reads it.
-            records["SCHILY.xattr." + key.decode().replace("%", "%25").replace("=", "%3D")] = _text(value)
-    info.pax_headers = records
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-def decimal(ns: int) -> str:
-    """Nanoseconds as seconds with a fraction, exact, also before 1970. Pure."""
-    whole, fraction = divmod(abs(ns), 10**9)
-    text = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
-    return f"-{text}" if ns < 0 else text
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
 
 
 def _inode(node: Node) -> bytes:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.browse.archive import Archive, decimal, header
+from cli.browse.archive import Archive
 from cli.browse.content import Contents
+from cli.browse.pax import decimal, header
 from shared.repository.tree import Node
 from tests.support.browsing import Forest, dir_node, file_node
 
@@ -35,15 +36,18 @@ def test_times_keep_their_nanoseconds(ns: int) -> None:
     ),
     value=st.binary(max_size=50),
     mtime=st.integers(-(10**18), 10**19),
-    uid=st.integers(0, 2**32 - 1),
+    uid=st.integers(0, 2**40),
+    user=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40),
 )
-def test_any_name_and_attribute_survives(name: bytes, value: bytes, mtime: int, uid: int) -> None:
+def test_any_name_and_attribute_survives(name: bytes, value: bytes, mtime: int, uid: int, user: str) -> None:
     """Long names, bytes that are not UTF-8, attributes of any bytes, owners beyond 21 bits."""
-    node = replace(file_node(b"x", mode=0o7777), mtime=mtime, uid=uid, xattrs=(("user.ä=%".encode(), value),))
+    node = replace(
+        file_node(b"x", mode=0o7777), mtime=mtime, uid=uid, user=user, xattrs=(("user.ä=%".encode(), value),)
+    )
     (info,) = read(header(name, node) + bytes(1024))
     got = info.name.encode("utf-8", "surrogateescape")
     attribute = info.pax_headers["SCHILY.xattr.user.ä%3D%25"].encode("utf-8", "surrogateescape")
-    assert (got, attribute, info.uid) == (name, value, uid)
+    assert (got, attribute, info.uid, info.uname) == (name, value, uid, user)
     if "mtime" in info.pax_headers:
         assert Decimal(info.pax_headers["mtime"]) == Decimal(mtime) / 10**9
     else:
@@ -89,10 +93,18 @@ def test_names_of_one_inode_are_links_to_the_first() -> None:
 
 
 def test_a_node_that_can_not_be_is_left_out() -> None:
-    """A kind that nobody knows, and a size that its content does not have."""
+    """A kind that nobody knows, a size that its content does not have, a device without a place in tar."""
     told: list[str] = []
     out = io.BytesIO()
     forest = Forest()
-    odd = [(b"x", Node(b"x", "door\x1b")), (b"y", replace(file_node(b"y"), size=5))]
+    odd = [
+        (b"x", Node(b"x", "door\x1b")),
+        (b"y", replace(file_node(b"y"), size=5)),
+        (b"z", Node(b"z", "dev", device=2**60)),
+    ]
     Archive(Contents(forest, forest), out.write, told.append).add_all(odd, b"")
-    assert (read(out.getvalue()), [line[:4] for line in told], "\x1b" in told[0]) == ([], ["/x: ", "/y: "], False)
+    assert (read(out.getvalue()), [line[:4] for line in told], "\x1b" in told[0]) == (
+        [],
+        ["/x: ", "/y: ", "/z: "],
+        False,
+    )
