@@ -48,6 +48,7 @@ COMMANDS = {
     "sources": "List the configured sources.",
     "runs": "List, show, follow, cancel and retry runs.",
     "completion": "Print the completion of commands and options for a shell.",
+    "worker": "Start a worker, list those that are there, or let one leave.",
     "version": "Show which Holdfast this is.",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -96,3 +98,12 @@ def require_local(app: App, source: str, doing: str) -> None:
             f"source {source} is read on host {host}, and this is {name}",
             hint=f"{doing} there, or without --direct",
         )
+
+
+def who_asks() -> str:
+    """Who is at the command line, for people: user and machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in a container
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

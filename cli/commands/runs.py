@@ -110,14 +110,14 @@ def cancel_run(app: App, run: str, wait: bool) -> int:
 
     That it has ended already is no error.
     """
-    from cli.runs import with_way_out
+    from cli.runs import who_asks, with_way_out
     from cli.runview import ID_SHOWN
     from shared.ledger.model import Word
     from shared.messaging.client import cancel, find, follow
 
     with with_way_out(_NO_SITE):
         _, found = find(app.fleet, run)
-        word = cancel(app.fleet, found.id, _me())
+        word = cancel(app.fleet, found.id, who_asks())
         if wait:
             *_, found = follow(app.fleet, found.id)
     name = found.id[:ID_SHOWN]
@@ -165,17 +165,3 @@ def _follow(app: App, run_id: str) -> int:
         run = runs.follow(app, found.id, f"{found.request.kind.value} {found.request.source}")
     app.result(as_json(run), *details(run, time.time()))
     return runs.exit_code_of(run)
-
-
-def _me() -> str:
-    """Who asks, for people: user and machine."""
-    import getpass
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in a container
-        import os
-
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

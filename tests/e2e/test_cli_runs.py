@@ -77,7 +77,7 @@ def test_what_is_no_run_is_said_clearly(shop: Shop) -> None:
 def test_a_stopped_redis_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     """Nothing hangs, and nothing is guessed."""
     shop = open_shop(tmp_path)
-    for arguments in (["runs"], ["runs", "show", "8f21"], ["runs", "cancel", "8f21"], ["status"]):
+    for arguments in (["runs"], ["runs", "show", "8f21"], ["runs", "cancel", "8f21"], ["status"], ["worker"]):
         error = json.loads(shop.run(*arguments, "--json", code=61))["error"]
         assert (error["type"], "holdfast up" in error["hint"]) == ("LedgerAway", True)
 

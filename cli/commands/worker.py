@@ -1,0 +1,181 @@
+"""`holdfast worker`: start one, list those that are there, and let one leave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import format as show
+from cli.app import App, global_options, pass_app
+from cli.groups import GroupWithDefault
+from shared.errors import EXIT_OK, HoldfastError, UsageError
+
+if TYPE_CHECKING:
+    from shared.ledger.roll import WorkerInfo
+
+_POLL = 0.3  # seconds
+_LEAVES_WITHIN = 60.0  # seconds: it hears within a few, and gives back its runs within thirty
+_ID_SHOWN = 12
+
+
+@click.group(
+    cls=GroupWithDefault,
+    epilog="""\b
+Examples:
+  holdfast worker                                   # the same as: holdfast worker list
+  holdfast worker start --concurrency 4
+  holdfast worker start --host web1 --pool dc1
+  holdfast worker drain worker-811@backup2 --wait""",
+)
+@global_options
+def command() -> None:
+    """Start a worker, list those that are there, or let one leave. Without a command: list."""
+
+
+@command.command(
+    "start",
+    epilog="""\b
+Examples:
+  holdfast worker start                             # under systemd: Type=exec, KillMode=mixed
+  holdfast worker start --host web1                 # the agent of web1's sources
+  holdfast worker start --pool dc1 --concurrency 4""",
+)
+@click.option("--host", "hosts", multiple=True, metavar="HOST", help="Serve the sources of this host, too.")
+@click.option("--pool", "pools", multiple=True, metavar="POOL", help="Serve the sources of this pool, too.")
+@click.option("--concurrency", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at once.")
+@global_options
+@pass_app
+def start_worker(app: App, hosts: tuple[str, ...], pools: tuple[str, ...], concurrency: int) -> int:
+    """Run a worker here until Ctrl-C, SIGTERM or `worker drain`; it logs to standard error.
+
+    It joins those that are there: whoever is free takes the next run. Asked to stop, it gives back its runs within
+    half a minute, and another goes on with them from what was uploaded.
+    """
+    from workers.__main__ import main
+
+    fleet = app.fleet
+    for kind, given, known in (
+        ("host", hosts, {source.host for source in fleet.sources.values()}),
+        ("pool", pools, {source.pool for source in fleet.sources.values()}),
+    ):
+        _warn_of_unknown(app, kind, given, sorted(name for name in known if name))
+    arguments = ["--config", fleet.path, "--concurrency", str(concurrency)]
+    for host in hosts:
+        arguments += ["--host", host]
+    for pool in pools:
+        arguments += ["--pool", pool]
+    return main(arguments)
+
+
+@command.command(
+    "list",
+    epilog="""\b
+Examples:
+  holdfast worker list
+  holdfast worker list --json""",
+)
+@global_options
+@pass_app
+def list_workers(app: App) -> None:
+    """List the workers that were heard of in the last half minute, with what they serve and do."""
+    from cli.runs import with_way_out
+    from shared.messaging.client import workers
+
+    with with_way_out():
+        found = workers(app.fleet)
+    app.result({"workers": [as_json(one) for one in found]}, *table(found, time.time()))
+
+
+@command.command(
+    "drain",
+    epilog="""\b
+Examples:
+  holdfast worker drain worker-811@backup2
+  holdfast worker drain worker-811 --wait           # the start of a name will do""",
+)
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Come back when it has left.")
+@global_options
+@pass_app
+def drain_worker(app: App, name: str, wait: bool) -> int:
+    """Ask worker NAME to take no more runs, to give back those that it has, and to end.
+
+    Its runs go on elsewhere from what was uploaded. One that `holdfast up` runs is started again by that.
+    """
+    from cli.runs import who_asks, with_way_out
+    from shared.messaging.client import drain, workers
+
+    with with_way_out():
+        worker = choose(name, [one.name for one in workers(app.fleet)])
+        drain(app.fleet, worker, who_asks())
+        if wait:
+            _await_leave(app, worker)
+    said = "has left" if wait else "is told within seconds, and leaves within half a minute"
+    app.result({"worker": worker, "left": wait}, f"{worker} {said}; its runs go on elsewhere")
+    return EXIT_OK
+
+
+def choose(name: str, there: Sequence[str]) -> str:
+    """The worker that is meant: by its name, or by the start of it. Raises UsageError where several begin so."""
+    if name in there:
+        return name
+    found = [one for one in there if one.startswith(name)]
+    if len(found) > 1:
+        raise UsageError(f'{len(found)} workers begin with "{name}"', hint=f"There are: {', '.join(found)}")
+    return found[0] if found else name  # who knows the roll says that there is none
+
+
+def as_json(worker: WorkerInfo) -> dict[str, Any]:
+    """One worker for programs."""
+    return {
+        "name": worker.name,
+        "host": worker.host,
+        "pid": worker.pid,
+        "queues": list(worker.queues),
+        "since": show.iso(worker.since),
+        "runs": list(worker.runs),
+        "drained_by": worker.drained_by or None,
+    }
+
+
+def table(workers: Sequence[WorkerInfo], now: float) -> list[str]:
+    """The list for people."""
+    if not workers:
+        return ["no worker has been heard of in the last half minute; start one: holdfast worker start"]
+    rows = [("NAME", "THERE FOR", "RUNS", "SERVES", "")]
+    rows += [
+        (
+            one.name,
+            show.duration(max(0.0, now - one.since)),
+            " ".join(run[:_ID_SHOWN] for run in one.runs) or "-",
+            " ".join(one.queues),
+            f"asked to leave by {one.drained_by}" if one.drained_by else "",
+        )
+        for one in workers
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _await_leave(app: App, worker: str) -> None:
+    from shared.messaging.client import workers
+
+    deadline = time.monotonic() + _LEAVES_WITHIN
+    while worker in {one.name for one in workers(app.fleet)}:
+        if time.monotonic() > deadline:
+            raise HoldfastError(
+                f"{worker} has been told, and has not left after {_LEAVES_WITHIN:.0f} s",
+                hint="Look at its log; once it is silent for half a minute its runs go on elsewhere in any case",
+            )
+        time.sleep(_POLL)
+
+
+def _warn_of_unknown(app: App, kind: str, given: Sequence[str], known: Sequence[str]) -> None:
+    from shared.config.problems import nearest
+
+    for name in given:
+        if name not in known:
+            app.warn(f"no source is of {kind} {name}{nearest(name, known)}")
