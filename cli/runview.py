@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import format as show
+from cli.commands import backup
 from cli.progress import describe
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def details(run: Run, now: float) -> list[str]:
         said = one.error or ("ended well" if run.state.is_final and one is run.attempts[-1] else "given back")
         took = show.duration(max(0.0, one.ended - one.started))
         lines.append(f"attempt  {one.number} by {one.owner}, {show.moment(one.started)}, {took}: {said}")
-    lines += _result(run.result)
+    lines += _backup(run) if request.kind.is_backup else _result(run.result)
     if run.error:
         lines.append(f"error    {run.error} (exit code {run.exit_code})" if run.exit_code else f"error    {run.error}")
     return [*lines, *(f"try      {command}" for command in ways_out(run))]
@@ -153,9 +154,21 @@ def _progress(run: Run, now: float) -> list[str]:
     return [f"so far   {said}{f': {current}' if current else ''}"]
 
 
+def _backup(run: Run) -> list[str]:
+    if "snapshot" not in run.result:
+        return []
+    more = {name: value for name, value in run.result.items() if name != "notes"}  # which `describe` tells
+    return [f"result   {line}" for line in backup.describe(run.result)] + _several(more)
+
+
 def _result(result: Mapping[str, object]) -> list[str]:
     plain = {name: value for name, value in result.items() if name not in _HIDDEN and value not in ("", None, [], {})}
     lines = [f"result   {', '.join(f'{name} {_plain(value)}' for name, value in plain.items())}"] if plain else []
+    return lines + _several(result)
+
+
+def _several(result: Mapping[str, object]) -> list[str]:
+    lines = []
     for name in sorted(_HIDDEN):
         found = result.get(name)
         if isinstance(found, list):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 import pytest
 
@@ -75,6 +77,16 @@ def test_a_failed_run_in_full() -> None:
     lines = plain(details(FAILED, NOW))
     assert f"error    {FAILED.error} (exit code 32)" in lines
     assert lines[-1] == "try      holdfast runs retry 8f218f218f21 --follow"
+
+
+def test_what_a_backup_did_is_said_as_the_backup_says_it() -> None:
+    """And what it could not read, below."""
+    result = {"snapshot": "4231" * 16, "source": "db/orders", "site": "fra", "kind": "full", "files_new": 1204}
+    result |= {"complete": False, "unreadable": 1, "problems": ["/srv/x: permission denied"]}
+    lines = plain(details(replace(RUNNING, state=RunState.INCOMPLETE, ended=NOW, error="", result=result), NOW))
+    assert "result   snapshot 42314231 of db/orders at fra: full, INCOMPLETE: 1 unreadable" in lines
+    assert "problem  /srv/x: permission denied" in lines
+    assert lines[-1] == "try      holdfast snapshots db/orders"
 
 
 def test_a_run_that_nobody_takes() -> None:
