@@ -38,7 +38,9 @@ COMMANDS = {
     "diff": "Show what differs between two snapshots.",
     "dump": "Write a file, or a directory as tar, to stdout.",
     "verify": "Check that what is stored can be restored.",
+    "runs": "List, show, follow, cancel and retry runs.",
     "status": "Show how the fleet stands, worst first.",
+    "worker": "Start a worker, list those that are there, or let one leave.",
     "scheduler": "Run the scheduler alone, as a service of its own.",
     "exporter": "Serve the fleet's metrics to Prometheus.",
     "config": "Check the configuration, or show what it amounts to.",
@@ -46,9 +48,7 @@ COMMANDS = {
     "unlock": "Remove stale locks from a repository.",
     "restic": "Run stock restic on a source's repository.",
     "sources": "List the configured sources.",
-    "runs": "List, show, follow, cancel and retry runs.",
     "completion": "Print the completion of commands and options for a shell.",
-    "worker": "Start a worker, list those that are there, or let one leave.",
     "version": "Show which Holdfast this is.",
 }
 
