@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,7 +15,7 @@ from shared.ledger.lease import Lease
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, Opened, RunKind, RunState, Word
 from shared.ledger.roll import Roll
-from tests.support.ledgers import a_run, own_ledger
+from tests.support.ledgers import a_run, drawn_table, own_ledger
 from tests.support.tools import ValkeyServer
 
 SHORT = 0.15  # seconds of a lease that a test lets run out
@@ -90,18 +89,7 @@ def a_run_of(run_id: str) -> model.RunRequest:
     return model.RunRequest(run_id, RunKind.FULL, "web1", queue="backup")
 
 
-def drawn_table() -> list[tuple[str, str, str]]:
-    """(state, act, what is drawn) of the table in the model's docstring."""
-    lines = [line.strip() for line in (model.__doc__ or "").splitlines() if "|" in line]
-    head, *rows = [[cell.strip() for cell in line.split("|")] for line in lines]
-    return [
-        (row[0], act, re.sub(r" ?\(\d\)", "", cell))
-        for row in rows
-        for act, cell in zip(head[1:], row[1:], strict=True)
-    ]
-
-
-@pytest.mark.parametrize(("state", "act", "drawn"), [row for row in drawn_table() if row[1] in ACTS])
+@pytest.mark.parametrize(("state", "act", "drawn"), [row[:3] for row in drawn_table() if row[1] in ACTS])
 def test_each_transition_is_as_it_is_drawn(ledger: Ledger, state: str, act: str, drawn: str) -> None:
     """The table in the documentation of the model is what the scripts do."""
     run_id, lease = in_state(ledger, state)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from shared.ledger import model
 from shared.ledger.connect import connect
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind, RunRequest, new_run_id
@@ -41,3 +43,15 @@ def until(look: Callable[[], Found | None], *, seconds: float = 20.0, what: str 
             return found
         assert time.monotonic() < deadline, f"waited {seconds} s in vain{': ' if what else ''}{what}"
         time.sleep(0.05)
+
+
+def drawn_table() -> list[tuple[str, str, str, str]]:
+    """(state, act, what is drawn, number of its footnote or empty) of the table in the model's docstring."""
+    lines = [line.strip() for line in (model.__doc__ or "").splitlines() if "|" in line]
+    head, *rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+    cells = [
+        (row[0], act, re.fullmatch(r"([^ ]+?) ?(?:\((\d)\))?", cell))
+        for row in rows
+        for act, cell in zip(head[1:], row[1:], strict=True)
+    ]
+    return [(state, act, cell[1], cell[2] or "") for state, act, cell in cells if cell]
