@@ -66,7 +66,9 @@ def command(
         versions += len(found.versions)
         newest_one = max(found.versions, key=lambda version: version.seen)
         last = found.path, chosen[newest_one.seen.bit_length() - 1]
-        lines = [] if app.json else [shown(absolute(found.path)), *(line(one, chosen) for one in found.versions)]
+        lines = [] if app.json else [shown(absolute(found.path))]
+        for one in found.versions if lines else ():
+            lines += lines_of(one, chosen)
         listing.add(_as_json(found, chosen) if app.json else {}, *lines)
     restore = view.restore_command(*last) if last else ""
     said = [f"to restore the last: {restore}"] if last else []
@@ -91,7 +93,7 @@ def _snapshots(view: View, wanted: tuple[str, ...], before: str | None) -> list[
     return [one for one in view.snapshots if limit is None or one.time <= limit]
 
 
-def line(version: Version, snapshots: list[Snapshot]) -> str:
+def lines_of(version: Version, snapshots: list[Snapshot]) -> list[str]:
     """One version for people."""
     from cli.browse.nodes import when
     from cli.browse.versions import ranges
@@ -100,13 +102,11 @@ def line(version: Version, snapshots: list[Snapshot]) -> str:
     first, last = snapshots[runs[0][0]], snapshots[runs[-1][1]]
     size = show.size(node.size) if node.type == "file" else node.type
     number = version.seen.bit_count()
-    if number == 1:
-        where = f"in {first.id[:8]} of {show.moment(first.time / 1e9)}"
-    else:
-        where = f"in {number:,} from {first.id[:8]} of {show.moment(first.time / 1e9)}"
-        where += f" to {last.id[:8]} of {show.moment(last.time / 1e9)}"
-        where += ", with gaps" if len(runs) > 1 else ""
-    return f"  {size:>8}  changed {when(node.mtime)}  {where}"
+    where = f"in {first.id[:8]} of {show.moment(first.time / 1e9)}"
+    if number > 1:
+        where = f"in {number:,} from {where.removeprefix('in ')} to {last.id[:8]} of {show.moment(last.time / 1e9)}"
+    gaps = ", with gaps" if len(runs) > 1 else ""
+    return [f"  {size:>8}  changed {when(node.mtime)}", f"            {where}{gaps}"]
 
 
 def _as_json(found: Found, snapshots: list[Snapshot]) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def test_each_version_comes_once_with_its_snapshots(looker: Looker) -> None:
     ]
     lines = looker.lines("find", "web1", "*/invoice.pdf")
     assert lines[0] == f"{looker.shop.source}/docs/invoice.pdf"
-    assert [f"in 2 from {ids[0][:8]}" in lines[1], f"in 2 from {ids[2][:8]}" in lines[2]] == [True, True]
-    assert lines[3] == "2 versions of 1 path in 4 snapshots"
+    assert [f"in 2 from {ids[0][:8]}" in lines[2], f"in 2 from {ids[2][:8]}" in lines[4]] == [True, True]
+    assert lines[5] == "2 versions of 1 path in 4 snapshots"
 
 
 def test_the_printed_command_restores_the_last_hit(looker: Looker) -> None:
