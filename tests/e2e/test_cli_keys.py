@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
+import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,12 +20,19 @@ from tests.support.tools import restic
 NEW = "a new password, quite long"
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    """A shop with one backup."""
-    shop = open_shop(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A shop with one backup, made once."""
+    shop = open_shop(tmp_path_factory.mktemp("made"))
     shop.run("backup", "data", "--direct")
     return shop
+
+
+@pytest.fixture
+def shop(made: Shop, tmp_path: Path) -> Shop:
+    """A copy of that shop; its source is read where it was made."""
+    shutil.copytree(made.conf, tmp_path / "conf")
+    return Shop(tmp_path)
 
 
 def put(shop: Shop, text: str, name: str = "new.password") -> str:
@@ -205,3 +216,59 @@ def test_all_locks_are_removed_where_that_is_meant(shop: Shop) -> None:
     assert "removed: shared lock" in shop.run("unlock", "data", "--all", "--yes")
     assert not path.exists()
     assert "--yes goes with --all" in shop.run("unlock", "data", "--yes", code=2)
+
+
+# -- on a terminal ------------------------------------------------------------------------------------
+
+
+TAKE_TERMINAL = """\
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "cli.main", *sys.argv[1:]])
+"""
+
+
+def on_terminal(shop: Shop, *arguments: str, answers: list[tuple[str, str]]) -> tuple[int, str]:
+    """Run a command on a terminal of its own, answer each question as it comes; exit code and all that was shown."""
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TAKE_TERMINAL, *arguments],
+        cwd=shop.conf,
+        env=environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown, rest = "", list(answers)
+    try:
+        while select.select([terminal], [], [], 60)[0]:
+            try:
+                read = os.read(terminal, 4096)
+            except OSError:  # the other side has closed
+                break
+            shown += read.decode()
+            if rest and rest[0][0] in shown.rpartition("\n")[2]:
+                os.write(terminal, f"{rest.pop(0)[1]}\n".encode())
+                shown += "\n"
+    finally:
+        os.close(terminal)
+    return process.wait(60), shown
+
+
+def test_a_new_password_is_asked_for_twice_and_not_shown(shop: Shop) -> None:
+    """On a terminal, without a file or a variable."""
+    answers = [("New password", NEW), ("Repeat for confirmation", NEW)]
+    code, shown = on_terminal(shop, "keys", "data", "add", answers=answers)
+    assert (code, "added key" in shown, NEW in shown) == (0, True, False)
+    assert opens(shop, NEW)
+
+
+def test_the_holders_of_live_locks_are_named_before_a_question(shop: Shop) -> None:
+    """No is the default, and leaves them; yes removes them."""
+    path = lock(shop, age=90)
+    code, shown = on_terminal(shop, "unlock", "data", "--all", answers=[("Remove these locks?", "")])
+    assert (code, path.exists(), f"shared lock {path.name[:8]} of {os.uname().nodename}" in shown) == (0, True, True)
+    code, shown = on_terminal(shop, "unlock", "data", "--all", answers=[("Remove these locks?", "y")])
+    assert (code, path.exists(), "removed: shared lock" in shown) == (0, False, True)

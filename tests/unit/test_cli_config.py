@@ -193,3 +193,39 @@ def test_values_are_shown_as_the_file_says_them() -> None:
         "1w1d1h1m1s",
     ]
     assert [size(count) for count in (0, 1000, 1024, 16 << 20, 1 << 40)] == ["0", "1000", "1 KiB", "16 MiB", "1 TiB"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("policies:", "polcies:", 'holdfast.yaml:8: polcies: unknown key (did you mean "policies"?)'),
+        ("keep_daily: 7", "keep_daily: seven", 'expected a whole number of days, found "seven"'),
+        ("  lone:", "  web1:", "holdfast.yaml:14: sources.web1: stands twice, first in line 13"),
+        ('"0 1 * * *"', '"0 25 * * *"', "holdfast.yaml:9: policies.databases.full: expected a cron line"),
+        ("primary: fra", "primary: far", 'there is no site "far" (did you mean "fra"?)'),
+        ("host: web1", "host: web1, pool: nfs", "sources.web1: has both host and pool"),
+        ("paths: [/lone]", "paths: lone", 'sources.lone.paths[0]: expected an absolute path, found "lone"'),
+        ("policies:", "include: holdfast.yaml\npolicies:", "include: loops: holdfast.yaml -> holdfast.yaml"),
+        ("sites:", "sites: [", "holdfast.yaml:7: this is not YAML"),
+        (
+            "https://fra.example.org",
+            f"https://me:{PLANTED}@fra.example.org",
+            "sites.fra.url: refused: open at s3:https://...@fra.example.org/backups",
+        ),
+        (
+            "secret: {command: [vault, --token, ",
+            f"secret: {{env: [{PLANTED}], x: [",
+            "secret.env: expected a text, found a list",
+        ),
+    ],
+)
+def test_each_bad_input_is_told_with_its_place(
+    capsys: pytest.CaptureFixture[str], old: str, new: str, said: str
+) -> None:
+    """File, line, key, what was found, what was expected, the nearest word; exit code 10, and no file is touched."""
+    assert TEXT.count(old) >= 1
+    put(TEXT.replace(old, new, 1))
+    before = {path.name: path.read_bytes() for path in Path.cwd().iterdir()}
+    for command in (["config", "check"], ["config", "show"], ["snapshots", "web1"], ["backup", "web1", "--direct"]):
+        assert said in run(capsys, *command, code=10)
+    assert {path.name: path.read_bytes() for path in Path.cwd().iterdir()} == before

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from cli.effective import size
 from cli.main import holdfast
 from shared.config import models
 from shared.config.loader import load_text
@@ -326,6 +327,22 @@ def test_the_choices_of_a_setting_are_documented() -> None:
             words = [word for word in get_args(field.annotation) if isinstance(word, str) and word]
             if words:
                 assert codes(rows[key][1]) == words, f"{name} {key}"
+
+
+def test_the_default_of_a_setting_is_documented() -> None:
+    """Where a key has a value when it is left out, the page gives it; none and empty values are said in words."""
+    for name, rows in documented_keys().items():
+        for key, field in SECTIONS[name].model_fields.items():
+            default = field.default
+            if isinstance(default, bool):
+                shown = str(default).lower()
+            elif isinstance(default, int):
+                shown = size(default) if key == "pack_size" else str(default)
+            elif isinstance(default, str) and default:
+                shown = default
+            else:
+                continue
+            assert rows[key][2].replace("`", "").startswith(shown), f"{name} {key}"
 
 
 def test_the_example_is_a_configuration() -> None:
