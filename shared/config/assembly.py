@@ -65,8 +65,8 @@ class Assembly:
     def add(self, file: str, document: Document) -> None:
         """Join what a file says to the rest."""
         self.problems += [Problem(one.path, one.line, one.reason, file) for one in document.problems]
-        if document.data is None and self.owners and not document.problems:
-            return  # an empty fragment, or one of comments alone
+        if document.data is None:
+            return  # empty, or comments alone: an error only where all files are
         if not isinstance(document.data, dict):
             if not document.problems:
                 self.problems.append(Problem((), 0, f"expected a mapping, found {found(document.data)}", file))
@@ -109,15 +109,14 @@ def assemble(path: str, seen: Seen) -> Assembly:
 
     Raises ConfigError where a file can't be read.
     """
-    if os.path.isdir(path):
-        assembly = Assembly(path, os.path.abspath(path))
-        folders = [path, os.path.join(path, FRAGMENTS)]
-    else:
-        assembly = Assembly(path, os.path.dirname(os.path.abspath(path)))
-        folders = [os.path.join(os.path.dirname(path), FRAGMENTS)]
+    is_directory = os.path.isdir(path)
+    home = path if is_directory else os.path.dirname(path)
+    assembly = Assembly(path, os.path.abspath(home))
     reader = _Reader(assembly, seen)
-    if not os.path.isdir(path):
+    if not is_directory:
         reader.read(path, ())
+    folders = [path] if is_directory else []
+    folders.append(os.path.join(home, FRAGMENTS))
     for folder in folders:
         for name in seen_names(folder, seen):
             reader.read(os.path.join(folder, name), ())

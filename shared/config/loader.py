@@ -34,7 +34,7 @@ def load_text(text: str, path: str) -> FleetFile:
 def _checked(assembly: Assembly) -> FleetFile:
     problems = list(assembly.problems)
     if not assembly.owners:
-        raise ConfigInvalid(assembly.name, problems)
+        raise ConfigInvalid(assembly.name, problems or [Problem((), 0, f"expected a mapping, found {found(None)}")])
     model: FleetFile | None = None
     try:
         model = FleetFile.model_validate(assembly.data, context={"directory": assembly.directory})

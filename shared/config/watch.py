@@ -7,6 +7,8 @@ one stays.
 
 from __future__ import annotations
 
+import os
+
 import structlog
 
 from shared.config.assembly import Seen, look
@@ -22,10 +24,10 @@ class FleetWatch:
     def __init__(self, path: str) -> None:
         """Load it. Raises ConfigError: a process does not start on a bad configuration."""
         self.error = ""  # what is wrong with the files as they are now; empty where `fleet` is what they say
-        self._path = path
+        self._path = os.path.abspath(path)  # a process that runs on may go to another directory
         self._seen: Seen = {}
         self._changed: Seen | None = None
-        self.fleet = Fleet.load(path, self._seen)
+        self.fleet = Fleet.load(self._path, self._seen)
 
     def check(self) -> bool:
         """Look whether files have changed, at the cost of a stat of each; True where `fleet` is another one now."""

@@ -103,6 +103,11 @@ def test_empty_files_and_sections_do_no_harm(tmp_path: Path) -> None:
     """A fragment of comments alone, and a section whose entries are all commented out."""
     path = lay(tmp_path, fleet=MAIN, **{"conf.d__a": "# nothing\n", "conf.d__b": "sources:\n#  x: {}\npolicies:\n"})
     assert list(Fleet.load(path).sources) == ["web1"]
+    (tmp_path / "00-readme.yaml").write_text("# how these files are laid out\n")
+    assert list(Fleet.load(str(tmp_path)).sources) == ["web1"]
+    (tmp_path / "fleet.yaml").write_text("")
+    (tmp_path / "conf.d/b.yaml").write_text("")
+    assert problems(tmp_path, path) == ["fleet.yaml: expected a mapping, found nothing"]
 
 
 def test_what_is_no_yaml_is_named_with_its_file(tmp_path: Path) -> None:
