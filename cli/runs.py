@@ -59,7 +59,8 @@ def follow(app: App, run_id: str, title: str) -> Run:
     run: Run | None = None
     said: tuple[object, ...] = ()
     try:
-        with Reporter(app, title) as report:
+        again = f"A run under way goes on without Redis; to follow it again: holdfast runs follow {run_id[:12]}"
+        with with_way_out(again), Reporter(app, title) as report:
             for view in views(app.fleet, run_id):
                 if run is None and not view.state.is_final:
                     app.say(f"run {run_id}: a worker does it; Ctrl-C stops following, and not the run")

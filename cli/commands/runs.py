@@ -162,6 +162,6 @@ def _follow(app: App, run_id: str) -> int:
 
     with runs.with_way_out(_NO_SITE):
         _, found = find(app.fleet, run_id)
-        run = runs.follow(app, found.id, f"{found.request.kind.value} {found.request.source}")
+    run = runs.follow(app, found.id, f"{found.request.kind.value} {found.request.source}")
     app.result(as_json(run), *details(run, time.time()))
     return runs.exit_code_of(run)
