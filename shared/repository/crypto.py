@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import os
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -84,9 +85,7 @@ class Sealer:
 
     def seal_into(self, plain: Buffer, out: memoryview, offset: int) -> int:
         """Seal `plain` into `out` at `offset`; returns the offset behind the sealed bytes (len(plain) + 32 on)."""
-        iv = os.urandom(IV_SIZE)
-        while iv == _ZERO_IV:
-            iv = os.urandom(IV_SIZE)
+        iv = _fresh_iv()
         start = offset + IV_SIZE
         end = start + len(plain)
         out[offset:start] = iv
@@ -95,6 +94,29 @@ class Sealer:
         self._ctr.update_into(plain, body)
         out[end : end + TAG_SIZE] = Poly1305.generate_tag(self._r + self._ecb.update(iv), body)
         return end + TAG_SIZE
+
+    def seal_in_pieces(self, plain: Buffer, room: memoryview) -> Iterator[Buffer]:
+        """The sealed bytes of `plain`, through `room` (over 16 bytes); a piece is good until the next is asked for.
+
+        So a large blob is sealed without memory for all of it, and each piece is still in the processor's cache
+        for whoever hashes and writes it.
+        """
+        iv = _fresh_iv()
+        tag = Poly1305(self._r + self._ecb.update(iv))
+        room[:IV_SIZE] = iv
+        self._ctr.reset_nonce(iv)
+        view = memoryview(plain)
+        at, start = 0, IV_SIZE
+        while at < len(view):
+            part = view[at : at + len(room) - start]
+            end = start + len(part)
+            body = room[start:end]
+            self._ctr.update_into(part, body)
+            tag.update(body)
+            yield room[:end]
+            at += len(part)
+            start = 0
+        yield tag.finalize()
 
     def seal(self, plain: Buffer) -> bytes:
         """The sealed bytes of `plain`, 32 more than it has."""
@@ -127,3 +149,10 @@ class Sealer:
             raise Damaged("sealed data: the authentication tag does not match")
         self._ctr.reset_nonce(iv)
         return body
+
+
+def _fresh_iv() -> bytes:
+    iv = os.urandom(IV_SIZE)
+    while iv == _ZERO_IV:
+        iv = os.urandom(IV_SIZE)
+    return iv

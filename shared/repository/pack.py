@@ -9,10 +9,9 @@ Offsets are implicit, so there are no gaps. A pack's id is the SHA-256 of all it
 
 from __future__ import annotations
 
-import contextlib
-import mmap
+import hashlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -28,7 +27,7 @@ HEADER_MAX = 16 << 20  # bytes of sealed header
 TARGET_SIZE = 16 << 20  # bytes; a pack is closed once it has as many
 TARGET_MIN, TARGET_MAX = 4 << 20, 128 << 20
 COMPRESSED_FLAG = 2
-_SLACK = 9 << 20  # bytes beyond the target: the last blob, of at most 8 MiB from our chunker, and the header
+SCRATCH = 256 << 10  # bytes sealed before they are hashed and written: they are then still in the processor's cache
 
 
 class BlobType(IntEnum):
@@ -84,19 +83,24 @@ def content_of_records(records: Buffer) -> int:
 
 
 class PackBuilder:
-    """Collects sealed blobs of one type in memory until the pack is closed.
+    """Seals blobs of one type and writes them, one behind the other, until the pack is closed.
 
-    The buffer takes up as much as is filled, and goes back to the system at once. Not thread-safe.
+    All of it is in memory only where it is less than SCRATCH. `write` takes a buffer that is used again when it
+    returns; what it raises goes up, and then the pack is of no use any more. Not thread-safe.
     """
 
-    def __init__(self, sealer: Sealer, blob_type: BlobType, *, target: int = TARGET_SIZE) -> None:
+    def __init__(
+        self, sealer: Sealer, blob_type: BlobType, write: Callable[[Buffer], object], *, target: int = TARGET_SIZE
+    ) -> None:
         self.type = blob_type
         self.target = target
         self.size = 0
         self._records = bytearray()
         self._sealer = sealer
-        self._room = target + _SLACK
-        self._view = _memory(self._room)
+        self._write = write
+        self._hash = hashlib.sha256()
+        self._scratch = memoryview(bytearray(SCRATCH))
+        self._used = 0
 
     @property
     def full(self) -> bool:
@@ -113,40 +117,38 @@ class PackBuilder:
 
     def add(self, blob_id: bytes, stored: Buffer, uncompressed: int) -> None:
         """Seal `stored` (compressed where `uncompressed` > 0, else the content itself) as the next blob."""
-        length = len(stored) + OVERHEAD
-        self._reserve(length)
-        self._sealer.seal_into(stored, self._view, self.size)
-        self._records += _RECORD.pack(blob_id, self.size, length, uncompressed)
+        offset = self.size
+        self._seal(stored)
+        self._records += _RECORD.pack(blob_id, offset, self.size - offset, uncompressed)
+
+    def close(self) -> bytes:
+        """Write the header and all that is not written yet; the pack's id. The builder takes no more after that."""
+        header = encode_header(from_records(self.type, self._records))
+        self._seal(header)
+        self._flush()
+        self._send(LENGTH_FIELD.pack(len(header) + OVERHEAD))
+        self.size += LENGTH_FIELD.size
+        return self._hash.digest()
+
+    def _seal(self, plain: Buffer) -> None:
+        length = len(plain) + OVERHEAD
+        if self._used + length > SCRATCH:
+            self._flush()
+        if length <= SCRATCH:
+            self._used = self._sealer.seal_into(plain, self._scratch, self._used)
+        else:
+            for piece in self._sealer.seal_in_pieces(plain, self._scratch):
+                self._send(piece)
         self.size += length
 
-    def close(self) -> memoryview:
-        """Write the header; the pack's bytes. The builder takes no more blobs after that."""
-        header = encode_header(from_records(self.type, self._records))
-        self._reserve(len(header) + OVERHEAD + LENGTH_FIELD.size)
-        end = self._sealer.seal_into(header, self._view, self.size)
-        LENGTH_FIELD.pack_into(self._view, end, len(header) + OVERHEAD)
-        self.size = end + LENGTH_FIELD.size
-        return self._view[: self.size]
+    def _flush(self) -> None:
+        if self._used:
+            self._send(self._scratch[: self._used])
+            self._used = 0
 
-    def _reserve(self, more: int) -> None:
-        needed = self.size + more
-        if needed > self._room:
-            self._room = needed + _SLACK
-            grown = _memory(self._room)
-            grown[: self.size] = self._view[: self.size]
-            self._view = grown
-
-
-def _memory(size: int) -> memoryview:
-    """Anonymous memory of `size` bytes, given by the system as it is touched. Raises OSError.
-
-    In large pages where there are any: first touches of small shared ones, which is what Python maps unless told
-    otherwise, take 13 ms of a pack of 16 MiB, and large private ones 2.
-    """
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError, AttributeError):  # no kernel, or no system, with large pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
+    def _send(self, piece: Buffer) -> None:
+        self._hash.update(piece)
+        self._write(piece)
 
 
 def encode_header(blobs: Iterable[Blob]) -> bytes:

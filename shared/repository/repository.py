@@ -32,13 +32,14 @@ from shared.repository.snapshot import Snapshot, decode_snapshot
 from shared.storage.api import MissingObject, ObjectStore
 
 VERSION = 2
+PACKS = "data/"  # all of them lie below it
 _HEADER_GUESS = 64 << 10  # bytes read from a pack's end at first: enough for 1,500 blobs
 
 
 def pack_key(pack_id: bytes) -> str:
     """Where a pack lies, relative to the repository."""
     name = pack_id.hex()
-    return f"data/{name[:2]}/{name}"
+    return f"{PACKS}{name[:2]}/{name}"
 
 
 class Repository:

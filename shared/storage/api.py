@@ -68,6 +68,22 @@ class Capabilities:
     notes: tuple[str, ...] = ()
 
 
+class Staged(Protocol):
+    """An object that is written before its key is known. For one thread at a time.
+
+    What fails here is not tried again, as nobody has the bytes any more: it is discarded, whatever its error.
+    """
+
+    def write(self, data: Buffer) -> None:
+        """Append `data`. Raises StorageError; OSError where they wait on this host, which has no room for them."""
+
+    def publish(self, key: str, *, sha256: str) -> None:
+        """Make what was written the object `key`, durable on return. `sha256`: the lowercase hex of all of it."""
+
+    def discard(self) -> None:
+        """Give back what it holds; of what was not published nothing stays. May be called at any time, and twice."""
+
+
 @runtime_checkable
 class ObjectStore(Protocol):
     """A site, or a part of one below a prefix. Safe for use by several threads; opened after a fork, never before."""
@@ -80,6 +96,13 @@ class ObjectStore(Protocol):
         """Store `data` under `key`, durable on return; an existing object is replaced whole.
 
         `sha256`: the lowercase hex SHA-256 of `data` where it is known, so that nobody hashes it again.
+        """
+
+    def stage(self, prefix: str, *, spool: str = "") -> Staged:
+        """Begin an object whose key, somewhere below `prefix` (which ends in "/"), is known only at its end.
+
+        `spool`: a directory of this host in which its bytes may wait where the store takes none before the key;
+        without one, or where it can't be written to, they wait in memory.
         """
 
     def put_if_absent(self, key: str, data: Buffer) -> bool:

@@ -4,6 +4,9 @@ What holds: an object is a file of that relative name, whole or not there (`dura
 and so a repository in it is one that stock restic opens. Names that begin with `.holdfast-` are
 Holdfast's own (unfinished writes, locks), are no keys and are never listed.
 
+What is staged lies in a directory of its own below its prefix, and is renamed into its place: beside
+the directories of packs it might vanish under a stock restic that lists them, which then stops listing.
+
 compare_and_swap works under an exclusive flock of the object's directory, so reading the version,
 comparing and renaming is one step; delete takes the same lock. A version is (inode, time of change,
 size, SHA-256 of the bytes): each write makes a new inode with a new time, so that A-B-A is noticed
@@ -26,7 +29,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from shared.storage.api import Buffer, Capabilities, MissingObject, ObjectInfo, Permanent, Transient
+from shared.storage.api import Buffer, Capabilities, MissingObject, ObjectInfo, Permanent, Staged, Transient
 from shared.storage.durable import (
     HIDDEN_PREFIX,
     DurableFile,
@@ -42,6 +45,8 @@ from shared.storage.retry import RetryPolicy
 T = TypeVar("T")
 
 _LEFTOVER_AGE = 86_400.0  # seconds after which an unfinished write has no writer any more
+_STAGED_AGE = 7 * _LEFTOVER_AGE  # what is staged waits for the next new bytes of a source, which may be large and old
+_STAGING = HIDDEN_PREFIX + "staged"
 _LOCK_FILE = HIDDEN_PREFIX + "lock"
 # A file system that can't flock a directory (NFS wants it open for writing) gets a lock file in it.
 _NO_DIRECTORY_LOCK = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK})
@@ -67,11 +72,18 @@ class DirectoryStore:
 
     def put(self, key: str, data: Buffer, *, sha256: str | None = None) -> None:  # noqa: ARG002 - S3 needs it
         """See `ObjectStore`. Nothing is hashed here."""
-        self._write("PUT", key, lambda path: write_durable(path, data))
+        self._write(key, lambda path: write_durable(path, data))
+
+    def stage(self, prefix: str, *, spool: str = "") -> Staged:  # noqa: ARG002 - S3 needs it
+        """See `ObjectStore`. At the site itself, so that publishing copies nothing."""
+        check_prefix(self._place, prefix)
+        path = os.path.join(self._base, prefix, _STAGING, "")
+        file = self._retry.run(lambda: self._sorted("PUT", prefix, lambda: self._make_way(path, DurableFile)))
+        return _StagedFile(self, prefix, file)
 
     def put_if_absent(self, key: str, data: Buffer) -> bool:
         """See `ObjectStore`. By link(2), so it holds between hosts on NFS too."""
-        if self._write("PUT", key, lambda path: self._link(path, key, data)):
+        if self._write(key, lambda path: self._link(path, key, data)):
             return True
         try:
             # Over NFS the answer to a link that was made may be lost, and EEXIST is what a second try gets.
@@ -168,34 +180,32 @@ class DirectoryStore:
         if key is not None:
             check_key(self._place, key)
         path = self._root if key is None else os.path.join(self._base, key)
-        shown = "" if key is None else self._prefix + key
+        return (retry or self._retry).run(lambda: self._sorted(operation, key, lambda: work(path)))
 
-        def attempt() -> T:
-            try:
-                return work(path)
-            except OSError as error:
-                if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                    self._check_root(operation, key or "")
-                raise self._place.from_os_error(error, operation, shown) from error
+    def _sorted(self, operation: str, key: str | None, work: Callable[[], T]) -> T:
+        """Run `work` once; what the operating system answers becomes a StorageError that names `key`."""
+        try:
+            return work()
+        except OSError as error:
+            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                self._check_root(operation, key or "")
+            shown = "" if key is None else self._prefix + key
+            raise self._place.from_os_error(error, operation, shown) from error
 
-        return (retry or self._retry).run(attempt)
+    def _write(self, key: str, write: Callable[[str], T]) -> T:
+        return self._do("PUT", key, lambda path: self._make_way(path, write))
 
-    def _write(self, operation: str, key: str, write: Callable[[str], T]) -> T:
+    def _make_way(self, path: str, write: Callable[[str], T]) -> T:
         """Run `write`; only where its directory is missing make that and run it again, so a pack costs no mkdir."""
-
-        def attempt(path: str) -> T:
-            try:
-                return write(path)
-            except FileNotFoundError:
-                self._check_root(operation, key)
-                make_directories(os.path.dirname(path), root=self._root)
-            try:
-                return write(path)
-            except FileNotFoundError as error:
-                # Its directory or its temporary file went away again: somebody cleans up by force.
-                raise OSError(errno.EAGAIN, "the directory vanished while it was written to") from error
-
-        return self._do(operation, key, attempt)
+        try:
+            return write(path)
+        except FileNotFoundError:
+            make_directories(os.path.dirname(path), root=self._root)
+        try:
+            return write(path)
+        except FileNotFoundError as error:
+            # Its directory or its temporary file went away again: somebody cleans up by force.
+            raise OSError(errno.EAGAIN, "the directory vanished while it was written to") from error
 
     def _link(self, path: str, key: str, data: Buffer) -> bool:
         try:
@@ -228,7 +238,10 @@ class DirectoryStore:
                     continue
                 if entry.name.startswith(HIDDEN_PREFIX):
                     if is_temporary(entry.name):
-                        deadline = self._remove_leftover(entry, deadline)
+                        spare = _STAGED_AGE - _LEFTOVER_AGE if at.endswith(f"{_STAGING}/") else 0.0
+                        deadline = self._remove_leftover(entry, deadline, spare)
+                    elif entry.name == _STAGING:
+                        stack.append((f"{at}{_STAGING}/", self._scan(f"{at}{_STAGING}/")))
                     continue
                 try:
                     if entry.is_dir():
@@ -252,15 +265,39 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError):
             self._check_root("LIST", prefix)
 
-    def _remove_leftover(self, entry: os.DirEntry[str], deadline: float | None) -> float | None:
-        """Remove an unfinished write older than a day by the store's clock; whoever may not leaves it."""
+    def _remove_leftover(self, entry: os.DirEntry[str], deadline: float | None, spare: float) -> float | None:
+        """Remove an unfinished write older than a day and `spare` by the store's clock; whoever may not leaves it."""
         with contextlib.suppress(OSError, Permanent, Transient):
             if deadline is None:
                 # Asked for only once a leftover is met, and not of this host, whose clock may be wrong by days.
                 deadline = self.clock() - _LEFTOVER_AGE
-            if entry.stat(follow_symlinks=False).st_mtime < deadline:
+            if entry.stat(follow_symlinks=False).st_mtime < deadline - spare:
                 os.unlink(entry.path)
         return deadline
+
+
+class _StagedFile:
+    """A `Staged` that is a hidden file at the site."""
+
+    def __init__(self, store: DirectoryStore, prefix: str, file: DurableFile) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._file = file
+
+    def write(self, data: Buffer) -> None:
+        """See `Staged`."""
+        self._store._sorted("PUT", self._prefix, lambda: self._file.write(data))  # noqa: SLF001 - a part of it
+
+    def publish(self, key: str, *, sha256: str) -> None:  # noqa: ARG002 - S3 needs it
+        """See `Staged`. Nothing is hashed here."""
+        store = self._store
+        check_key(store._place, key)  # noqa: SLF001 - a part of it
+        path = os.path.join(store._base, key)  # noqa: SLF001 - a part of it
+        store._sorted("PUT", key, lambda: store._make_way(path, self._file.publish_as))  # noqa: SLF001 - a part of it
+
+    def discard(self) -> None:
+        """See `Staged`."""
+        self._file.close()
 
 
 def _read(path: str) -> bytes:

@@ -123,7 +123,23 @@ class DurableFile:
         self._finish()
         os.rename(self._temporary, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         self._named = False
-        self._sync_directory()
+        self._sync_directory(self._directory)
+
+    def publish_as(self, path: str) -> None:
+        """As `publish`, under a name that is known only now, on the same file system.
+
+        Raises FileNotFoundError where its directory is missing: it may then be called again. After any other
+        error it may not: a second fsync can succeed although the first has lost bytes.
+        """
+        self._finish()
+        directory, name = os.path.split(path)
+        target = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.rename(self._temporary, name, src_dir_fd=self._directory, dst_dir_fd=target)
+            self._named = False
+            self._sync_directory(target)
+        finally:
+            os.close(target)
 
     def publish_if_absent(self) -> bool:
         """Give the file its name unless something has it; True if it was given. Durable on return."""
@@ -133,7 +149,7 @@ class DurableFile:
         except FileExistsError:
             return False
         self._unlink()
-        self._sync_directory()
+        self._sync_directory(self._directory)
         return True
 
     def close(self) -> None:
@@ -143,7 +159,8 @@ class DurableFile:
                 self._unlink()
         for fd in (self._fd, self._directory):
             if fd >= 0:
-                os.close(fd)
+                with contextlib.suppress(OSError):  # late word of a write, of which nothing is wanted any more
+                    os.close(fd)
         self._fd = self._directory = -1
 
     def __enter__(self) -> Self:
@@ -155,6 +172,8 @@ class DurableFile:
         self.close()
 
     def _finish(self) -> None:
+        if self._fd < 0:
+            return  # done by an earlier try that found no directory for the name
         os.fchmod(self._fd, self._mode)
         if self._sync:
             os.fsync(self._fd)
@@ -166,9 +185,9 @@ class DurableFile:
         os.unlink(self._temporary, dir_fd=self._directory)
         self._named = False
 
-    def _sync_directory(self) -> None:
+    def _sync_directory(self, fd: int) -> None:
         if self._sync:
-            _sync_directory_fd(self._directory)
+            _sync_directory_fd(fd)
 
 
 def _sync_directory_fd(fd: int) -> None:

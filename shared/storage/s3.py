@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
-from shared.storage.api import Buffer, Capabilities, Denied, MissingObject, ObjectInfo, Permanent, Transient
+from shared.storage.api import Buffer, Capabilities, Denied, MissingObject, ObjectInfo, Permanent, Staged, Transient
 from shared.storage.credentials import CredentialsCache, CredentialsProvider, CredentialsSpec
 from shared.storage.failures import Place, check_key, check_prefix
 from shared.storage.probe import run_probe
 from shared.storage.retry import RetryPolicy
 from shared.storage.s3http import EMPTY_SHA256, Answer, S3Http
+from shared.storage.spool import Spool
 
 if TYPE_CHECKING:
     from shared.storage.open import StoreUrl
@@ -75,6 +76,11 @@ class S3Store:
     def put(self, key: str, data: Buffer, *, sha256: str | None = None) -> None:
         """See `ObjectStore`. One request; the server refuses bytes that do not have the hash."""
         self._put(key, data, sha256 or _hash(data), {})
+
+    def stage(self, prefix: str, *, spool: str = "") -> Staged:
+        """See `ObjectStore`. A put is signed with its hash, so the bytes wait in the spool till that is known."""
+        check_prefix(self._place, prefix)
+        return _StagedPut(self, Spool(spool))
 
     def put_if_absent(self, key: str, data: Buffer) -> bool:
         """See `ObjectStore`."""
@@ -170,7 +176,7 @@ class S3Store:
     def _do(self, attempt: Callable[[], T]) -> T:
         return self._retry.run(attempt)
 
-    def _put(self, key: str, data: Buffer, sha256: str, condition: dict[str, str]) -> Answer:
+    def _put(self, key: str, data: Buffer | Spool, sha256: str, condition: dict[str, str]) -> Answer:
         whole = self._key(key)
         passing = frozenset({_PRECONDITION_FAILED}) if condition else frozenset()
         return self._do(
@@ -207,6 +213,26 @@ class S3Store:
         except ET.ParseError as error:
             # A proxy's page, or a page cut short: both pass.
             raise self._place.fail(Transient, "LIST", prefix, f"the listing is no XML: {error}") from error
+
+
+class _StagedPut:
+    """A `Staged` that is put in one request from a spool, which each try reads from its start."""
+
+    def __init__(self, store: S3Store, spool: Spool) -> None:
+        self._store = store
+        self._spool = spool
+
+    def write(self, data: Buffer) -> None:
+        """See `Staged`."""
+        self._spool.write(data)
+
+    def publish(self, key: str, *, sha256: str) -> None:
+        """See `Staged`. Tried again as any put; the server refuses bytes that do not have the hash."""
+        self._store._put(key, self._spool, sha256, {})  # noqa: SLF001 - a part of it
+
+    def discard(self) -> None:
+        """See `Staged`."""
+        self._spool.close()
 
 
 def _hash(data: Buffer) -> str:

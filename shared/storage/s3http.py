@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 from urllib.parse import SplitResult, urlsplit
 
 import certifi
@@ -46,6 +46,15 @@ class Answer:
     headers: Mapping[str, str]
     data: bytes
     code: str  # S3's error code, empty on success
+
+
+class Pieces(Protocol):
+    """A body that is not in memory: `size` bytes, which `pieces` gives from the start at each try."""
+
+    size: int
+
+    def pieces(self) -> Iterator[memoryview]:
+        """In pieces for which `_PIECE` is a good size; each is good until the next one is asked for."""
 
 
 class S3Http:
@@ -94,7 +103,7 @@ class S3Http:
         *,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        body: Buffer | None = None,
+        body: Buffer | Pieces | None = None,
         sha256: str = EMPTY_SHA256,
         passing: frozenset[int] = frozenset(),
         wanted: str = "",
@@ -134,7 +143,7 @@ class S3Http:
         *,
         query: Mapping[str, str],
         extra: Mapping[str, str],
-        body: Buffer | None,
+        body: Buffer | Pieces | None,
         sha256: str,
         credentials: CredentialsSpec,
     ) -> tuple[Answer, str]:
@@ -169,10 +178,10 @@ class S3Http:
         sent["User-Agent"] = "holdfast"
         pieces: Iterable[bytes] | None = None
         if body is not None:
-            view = memoryview(body).cast("B")
-            sent["Content-Length"] = str(view.nbytes)
+            size, views = _in_pieces(body)
+            sent["Content-Length"] = str(size)
             # Views and no copies: what a socket sends is any buffer, though urllib3's types say bytes.
-            pieces = cast("Iterable[bytes]", (view[at : at + _PIECE] for at in range(0, view.nbytes, _PIECE)))
+            pieces = cast("Iterable[bytes]", views)
         try:
             response = self._pool.urlopen(
                 method,
@@ -211,6 +220,13 @@ class S3Http:
         except (OSError, ssl.SSLError) as error:
             reason = f"ca_file {ca_file}: {error.strerror or error}"
             raise self._place.fail(Permanent, "open", "", reason, "Name a readable PEM file of certificates") from error
+
+
+def _in_pieces(body: Buffer | Pieces) -> tuple[int, Iterator[memoryview]]:
+    if not isinstance(body, (bytes, bytearray, memoryview)):
+        return body.size, body.pieces()
+    view = memoryview(body).cast("B")
+    return view.nbytes, (view[at : at + _PIECE] for at in range(0, view.nbytes, _PIECE))
 
 
 def _reason(error: BaseException) -> str:

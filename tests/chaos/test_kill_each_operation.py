@@ -87,14 +87,15 @@ def _points(writes: Sequence[str], reads: Sequence[str], *, every: bool) -> list
     """Every write, and a third of the reads.
 
     Unless all is asked half-way stands for before, which leaves the same objects; and packs, of which there are
-    many, are killed half-way and after in turn.
+    many, are killed half-way and after in turn, or while they are staged and written now and then.
     Two helpers work side by side, so the order differs from attempt to attempt: counted is within a folder.
     """
     points: list[Point] = []
     for prefix, count in Counter(operation.partition("/")[0] for operation in writes).items():
-        ways = ["before", "after"] if prefix.startswith("delete") else ["half", "after"]
-        for at in range(1, count + 1):
-            in_turn = [ways[at % 2]] if prefix == "put data" else ways
+        ways = ["before", "after"] if prefix.startswith(("delete", "stage")) else ["half", "after"]
+        staging = prefix.startswith(("stage", "write"))
+        for at in range(1, count + 1, 7 if staging and not every else 1):
+            in_turn = [ways[at % 2]] if staging or prefix == "put data" else ways
             chosen = sorted({"before", *ways}) if every else in_turn
             points += [Point(WRITES, prefix, at, way) for way in chosen]
     step = 1 if every else 3
@@ -185,7 +186,7 @@ def test_a_first_backup_killed_at_each_operation(
         writes, reads = series.undisturbed(zygote)
     lanes(series.kill_at, _points(writes, reads, every=pytestconfig.getoption("--kill-points") == "all"))
     series.report("first backup")
-    for folder in ("put keys", "put locks", "put data", "put index", "put snapshots"):
+    for folder in ("put keys", "put locks", "write data", "put data", "put index", "put snapshots"):
         assert series.died_at[f"half {folder}"], folder
         assert series.died_at[f"after {folder}"], folder
     for folder in ("put_if_absent config", "put_if_absent holdfast"):
@@ -219,19 +220,19 @@ def test_an_incremental_backup_killed_at_each_operation(
         writes, reads = series.undisturbed(zygote)
     lanes(series.kill_at, _points(writes, reads, every=pytestconfig.getoption("--kill-points") == "all"))
     series.report("incremental backup")
-    for folder in ("put locks", "put data", "put index", "put snapshots", "put_if_absent holdfast"):
+    for folder in ("put locks", "write data", "put data", "put index", "put snapshots", "put_if_absent holdfast"):
         assert series.died_at[f"half {folder}"], folder
         assert series.died_at[f"after {folder}"], folder
 
 
 def test_a_run_that_is_killed_again_and_again_gets_there(source: str, tmp_path: object) -> None:
-    """Each attempt dies at its eighth write; each leaves a repository that passes; none does twice what was noted."""
+    """Each attempt dies at its eighth put; each leaves a repository that passes; none does twice what was noted."""
     bench = Bench(str(tmp_path), source)
     attempts = 0
     with Zygote() as zygote:
         while True:
             attempts += 1
-            ended = zygote.run("backup", bench.spec(RUN), trap=bench.trap(at=8, when="half"), set_=QUICK)
+            ended = zygote.run("backup", bench.spec(RUN), trap=bench.trap(at=8, when="half", prefix="put"), set_=QUICK)
             bench.check()
             if not ended.killed:
                 break

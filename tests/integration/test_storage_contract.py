@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,46 @@ def test_an_empty_object_is_one(store: ObjectStore) -> None:
     """No bytes are stored, listed and read as no bytes."""
     store.put("empty", b"")
     assert (store.get("empty"), store.stat("empty").size, _keys(store)) == (b"", 0, ["empty"])
+
+
+def test_what_is_staged_appears_whole_under_a_key_known_at_its_end(store: ObjectStore, tmp_path: Path) -> None:
+    """Written in pieces from one buffer; nothing is listed before it is published; no descriptor is left."""
+    part = store.below("repos/web1")
+    part.put("data/ab/other", b"")
+    before = len(os.listdir("/proc/self/fd"))
+    for spool in ("", str(tmp_path.parent / f"{tmp_path.name}-spool/not/made")):
+        staged = part.stage("data/", spool=spool)
+        whole = bytearray()
+        piece = bytearray(300_000)
+        for number in range(10):
+            piece[:] = os.urandom(len(piece))
+            whole += piece[number:]
+            staged.write(memoryview(piece)[number:])
+        assert _keys(part, "data/") == ["data/ab/other"]
+        digest = hashlib.sha256(whole).hexdigest()
+        key = f"data/{digest[:2]}/{digest}"
+        staged.publish(key, sha256=digest)
+        staged.discard()
+        staged.discard()
+        assert part.get(key) == whole
+        assert _keys(part, "data/") == sorted(["data/ab/other", key])
+        part.delete(key)
+        assert not os.path.isdir(spool) or os.listdir(spool) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_staged_and_discarded_leaves_nothing(store: ObjectStore) -> None:
+    """Given up in the middle, or before its first byte."""
+    assert _keys(store) == []  # that opens a connection
+    before = len(os.listdir("/proc/self/fd"))
+    for data in (b"", b"x" * 1000):
+        staged = store.stage("data/")
+        staged.write(data)
+        staged.discard()
+    assert _keys(store) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(Permanent, match="not a prefix"):
+        store.stage("data")
 
 
 def test_a_large_object_arrives_unchanged(store: ObjectStore) -> None:

@@ -9,10 +9,13 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +85,90 @@ def test_a_leftover_is_removed_by_a_listing_after_a_day(tmp_path: Path) -> None:
     os.utime(young, (time.time() - _DAY + 60,) * 2)
     assert [info.key for info in store.list("")] == ["data/aa/1"]
     assert _temporaries(tmp_path) == [young]
+
+
+def test_what_a_kill_left_staged_is_removed_by_a_listing_after_a_week(tmp_path: Path) -> None:
+    """A younger one may be a pack that waits for the next new bytes of a large source; neither is listed."""
+    store = open_store(str(tmp_path)).below("repos/web1")
+    for _ in range(2):
+        store.stage("data/").write(b"unfinished")
+    old, young = _temporaries(tmp_path)
+    assert {path.parent for path in (old, young)} == {tmp_path / "repos/web1/data/.holdfast-staged"}
+    os.utime(old, (time.time() - 7 * _DAY - 60,) * 2)
+    os.utime(young, (time.time() - 7 * _DAY + 60,) * 2)
+    assert list(store.list("data/")) == []
+    assert _temporaries(tmp_path) == [young]
+
+
+def test_what_is_staged_is_synced_before_it_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes, then the name in a directory that is made for it, then that directory: no crash shows half a pack."""
+    store = open_store(str(tmp_path))
+    staged = store.stage("data/")
+    staged.write(b"whole")
+    seen: list[str] = []
+
+    def noting(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{given[0]}")) if name == "fsync" else name)
+            return real(*given, **named)
+
+        return call
+
+    for name in ("fsync", "rename", "mkdir"):
+        monkeypatch.setattr(os, name, noting(name, getattr(os, name)))
+    (unfinished,) = _temporaries(tmp_path)
+    staged.publish("data/3f/pack", sha256="")
+    assert seen == [unfinished.name, "mkdir", "data", "rename", "3f"]
+    assert os.stat(tmp_path / "data/3f/pack").st_mode & 0o777 == 0o400
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_what_is_staged_is_not_synced_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A second fsync may succeed although the first has lost bytes, so also an error that passes is the end."""
+    store = open_store(str(tmp_path), name="fra")
+    staged = store.stage("data/")
+    staged.write(b"whole")
+    tries = []
+
+    def fsync(fd: int) -> None:
+        tries.append(fd)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        kind = Permanent if number == errno.EIO else Transient
+        with pytest.raises(kind, match=rf"site fra: .*PUT data/3f/pack at .*{errno.errorcode[number]}"):
+            staged.publish("data/3f/pack", sha256="")
+    staged.discard()
+    assert (len(tries), list(store.list("")), _temporaries(tmp_path)) == (1, [], [])
+
+
+def test_staging_on_a_full_disk_is_a_full_store(tmp_path: Path) -> None:
+    """The message says where and what to do; when it is discarded its space is free again."""
+    store = open_store(str(tmp_path), name="fra")
+    staged = store.stage("data/")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StoreFull, match=rf"site fra: full: PUT data/ at {tmp_path} \(EFBIG: .*"):
+            staged.write(b"x" * 1_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    staged.discard()
+    assert _temporaries(tmp_path) == []
+
+
+def test_a_site_that_goes_away_under_what_is_staged_is_named(tmp_path: Path) -> None:
+    """Its directory is not made anew: that might be an empty mount point."""
+    site = tmp_path / "site"
+    site.mkdir()
+    staged = open_store(str(site)).stage("data/")
+    shutil.rmtree(site)
+    staged.write(b"x")
+    with pytest.raises(Permanent, match="the site's directory is not there"):
+        staged.publish("data/3f/pack", sha256="")
+    staged.discard()
+    assert not site.exists()
 
 
 def test_a_file_is_read_only_and_its_directories_private(tmp_path: Path) -> None:

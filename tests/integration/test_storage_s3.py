@@ -114,6 +114,20 @@ def test_a_put_hashes_no_byte_that_was_hashed(store: ObjectStore, monkeypatch: p
     assert store.get("known") == store.get("unknown") == data
 
 
+def test_what_was_staged_is_hashed_no_more(store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever staged it has hashed it as it was written; it is sent from its file, signed with that."""
+    data = os.urandom(4 << 20)
+    known = hashlib.sha256(data).hexdigest()
+    with monkeypatch.context() as patched:
+        _count_hashed_bytes(patched)
+        staged = store.stage("data/", spool=str(tmp_path))
+        staged.write(data)
+        staged.publish("data/known", sha256=known)
+        staged.discard()
+        assert 0 < _Counted.total < 4096
+    assert store.get("data/known") == data
+
+
 def test_a_put_is_one_request_and_needs_no_other() -> None:
     """No region is asked for, nothing is looked up: one PUT, signed with the hash that was given."""
     known = hashlib.sha256(b"data").hexdigest()
@@ -310,13 +324,19 @@ def test_broken_uploads_and_downloads_are_done_again(
     proxy.cut_uploads(2, after=1_000_000)
     proxied.put("pack", data)
     assert store.get("pack") == data
+    staged = proxied.stage("")
+    staged.write(data)
+    proxy.cut_uploads(2, after=1_000_000)
+    staged.publish("pack", sha256=hashlib.sha256(data).hexdigest())
+    staged.discard()
+    assert store.get("pack") == data
     proxy.cut_downloads(2, after=1_000_000)
     assert proxied.get("pack") == data
     proxy.cut_downloads(1, after=200_000)
     assert proxied.get_range("pack", 1 << 20, 1 << 20) == data[1 << 20 : 2 << 20]
     proxy.cut_downloads(1, after=100)
     assert [info.key for info in proxied.list("")] == ["pack"]
-    assert proxy.broken == 6
+    assert proxy.broken == 8
 
 
 def test_a_lost_answer_does_not_turn_a_winner_into_a_loser(

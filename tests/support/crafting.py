@@ -23,7 +23,7 @@ class Crafted:
         self.shop = shop
         self.repo = shop.open()
         self.packs: list[tuple[bytes, list[Blob]]] = []  # those that the next index file lists
-        self._builders: dict[BlobType, PackBuilder] = {}
+        self._builders: dict[BlobType, tuple[PackBuilder, bytearray]] = {}
         self._seen: set[tuple[BlobType, bytes]] = set()
 
     def blob(self, kind: BlobType, content: bytes, *, blob_id: bytes = b"") -> bytes:
@@ -36,9 +36,10 @@ class Crafted:
 
     def raw(self, kind: BlobType, blob_id: bytes, stored: bytes, uncompressed: int) -> bytes:
         """Add a blob as it is to be sealed, whatever its index entry says."""
-        builder = self._builders.get(kind)
-        if builder is None:
-            builder = self._builders[kind] = PackBuilder(self.repo.sealer(), kind)
+        if kind not in self._builders:
+            data = bytearray()
+            self._builders[kind] = PackBuilder(self.repo.sealer(), kind, data.extend), data
+        builder, _ = self._builders[kind]
         if (kind, blob_id) not in self._seen:
             self._seen.add((kind, blob_id))
             builder.add(blob_id, stored, uncompressed)
@@ -64,9 +65,8 @@ class Crafted:
     def flush(self) -> list[bytes]:
         """Store the packs that are open; their ids."""
         ids = []
-        for builder in self._builders.values():
-            data = bytes(builder.close())
-            pack = hashlib.sha256(data).digest()
+        for builder, data in self._builders.values():
+            pack = builder.close()
             self.repo.store.put(pack_key(pack), data)
             self.packs.append((pack, list(from_records(builder.type, builder.records))))
             ids.append(pack)

@@ -13,11 +13,11 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from shared.storage.api import Buffer, Capabilities, ObjectInfo, ObjectStore
-from shared.storage.directory import DirectoryStore
+from shared.storage.api import Buffer, Capabilities, ObjectInfo, ObjectStore, Staged
+from shared.storage.directory import DirectoryStore, _StagedFile
 from shared.storage.durable import DurableFile, make_directories
 
 _LINE = 128  # bytes
@@ -131,6 +131,14 @@ class KillingStore:
         if dying:
             die()
 
+    def stage(self, prefix: str, *, spool: str = "") -> Staged:
+        """See `ObjectStore`. Staging, each write and publishing, which counts as a put, are operations."""
+        dying = self._reached(WRITES, "stage", prefix)
+        staged = self._inner.stage(prefix, spool=spool)
+        if dying:
+            die()
+        return KillingStaged(staged, self._trap, prefix)
+
     def put_if_absent(self, key: str, data: Buffer) -> bool:
         """See `ObjectStore`."""
         dying = self._reached(WRITES, "put_if_absent", key, data)
@@ -199,3 +207,46 @@ class KillingStore:
     def close(self) -> None:
         """See `ObjectStore`."""
         self._inner.close()
+
+
+class KillingStaged:
+    """What a `KillingStore` stages."""
+
+    def __init__(self, inner: Staged, trap: Trap, prefix: str) -> None:
+        assert isinstance(inner, _StagedFile)
+        self._inner = inner
+        self._trap = trap
+        self._prefix = prefix
+
+    def write(self, data: Buffer) -> None:
+        """See `Staged`."""
+        if self._reached("write", self._prefix, lambda: self._inner.write(memoryview(data)[: len(data) // 2])):
+            self._inner.write(data)
+            die()
+        self._inner.write(data)
+
+    def publish(self, key: str, *, sha256: str) -> None:
+        """See `Staged`. Half-way it is durable and has no name yet."""
+        dying = self._reached("put", key, self._inner._file._finish)
+        time.sleep(self._trap.delay)
+        self._inner.publish(key, sha256=sha256)
+        if dying:
+            die()
+
+    def discard(self) -> None:
+        """See `Staged`; not counted."""
+        self._inner.discard()
+
+    def _reached(self, operation: str, key: str, half: Callable[[], object]) -> bool:
+        """As `KillingStore._reached`, with what to do half-way."""
+        if not self._trap.count(WRITES, operation, key):
+            return False
+        if self._trap.when == "pause":
+            self._trap.pause()
+            return False
+        if self._trap.when == "after":
+            return True
+        if self._trap.when == "half":
+            half()
+        die()
+        return True

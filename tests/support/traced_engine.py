@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from shared.storage.api import Buffer, ObjectStore
+from shared.storage.api import Buffer, ObjectStore, Staged
 from workers import access
 from workers.backup import spec as specs
 from workers.backup.run import run_backup
@@ -39,23 +39,43 @@ class TracedStore:
 
     def put(self, key: str, data: Buffer, *, sha256: str | None = None) -> None:
         """See `ObjectStore`."""
-        self._write(f"put {key}", lambda: self._inner.put(key, data, sha256=sha256))
+        self.traced(f"put {key}", lambda: self._inner.put(key, data, sha256=sha256))
+
+    def stage(self, prefix: str, *, spool: str = "") -> TracedStaged:
+        """See `ObjectStore`."""
+        return TracedStaged(self._inner.stage(prefix, spool=spool), self)
 
     def put_if_absent(self, key: str, data: Buffer) -> bool:
         """See `ObjectStore`."""
-        return self._write(f"put_if_absent {key}", lambda: self._inner.put_if_absent(key, data))
+        return self.traced(f"put_if_absent {key}", lambda: self._inner.put_if_absent(key, data))
 
     def delete(self, key: str) -> None:
         """See `ObjectStore`."""
-        self._write(f"delete {key}", lambda: self._inner.delete(key))
+        self.traced(f"delete {key}", lambda: self._inner.delete(key))
 
-    def _write(self, what: str, work: Callable[[], Any]) -> Any:
+    def traced(self, what: str, work: Callable[[], Any]) -> Any:
+        """Do it, with a line before and one after it."""
         note(self._trace, f"begin {what}")
         time.sleep(_DISTANCE)
         done = work()
         time.sleep(_DISTANCE)
         note(self._trace, f"end {what}")
         return done
+
+
+class TracedStaged:
+    """What is staged in a `TracedStore`: publishing it is the put."""
+
+    def __init__(self, inner: Staged, store: TracedStore) -> None:
+        self._inner = inner
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def publish(self, key: str, *, sha256: str) -> None:
+        """See `Staged`."""
+        self._store.traced(f"put {key}", lambda: self._inner.publish(key, sha256=sha256))
 
 
 def note(trace: str, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Packing when memory runs out: an error of the run, never of the file that is being read."""
+"""Packing when memory runs out or the site fails: an error of the run, never of the file that is being read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import pytest
 
 from shared.errors import BackupError, HoldfastError
 from shared.repository import pack
+from shared.repository.crypto import MasterKey
+from shared.repository.pack import BlobType
+from shared.storage import Permanent, StoreFull, Transient, open_store
+from shared.storage.durable import DurableFile
 from tests.support.backups import Shop, write
+from workers.backup.engine.packer import Packer, Uploader
 
 
 @pytest.mark.parametrize("size", [100, 6 << 20], ids=["small files", "a big file"])
@@ -43,3 +48,69 @@ def test_a_pack_without_memory_ends_the_run(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.undo()
     assert shop.backup().complete
     shop.check()
+
+
+@pytest.mark.parametrize("size", [2000, 6 << 20], ids=["small files", "big files"])
+@pytest.mark.parametrize(
+    ("call", "number", "code"),
+    [
+        ("write", errno.EIO, Permanent.exit_code),
+        ("write", errno.ENOSPC, StoreFull.exit_code),
+        ("write", errno.ESTALE, Transient.exit_code),
+        ("_finish", errno.EIO, Permanent.exit_code),
+        ("_finish", errno.EDQUOT, StoreFull.exit_code),
+    ],
+)
+def test_a_site_that_fails_under_a_pack_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, call: str, number: int, code: int
+) -> None:
+    """In mid-write or at its end, once, then never again: that pack is not published, and nothing of it is left.
+
+    The next attempt goes on from the packs that were.
+    """
+    shop = Shop(str(tmp_path))
+    for folder in range(60 if size == 2000 else 2):
+        for name in range(10 if size == 2000 else 1):
+            write(f"{shop.source}/{folder}/{name}", os.urandom(size))
+    coordinator, real = os.getpid(), getattr(DurableFile, call)
+    calls: list[int] = []
+
+    def failing(self: DurableFile, *given: Any) -> Any:
+        if os.getpid() != coordinator and ".holdfast-staged" in os.readlink(f"/proc/self/fd/{self._directory}"):
+            calls.append(1)
+            if len(calls) == 3:
+                if call == "write":
+                    real(self, memoryview(given[0])[:10])  # part of it arrived
+                raise OSError(number, os.strerror(number))
+        return real(self, *given)
+
+    monkeypatch.setattr(DurableFile, call, failing)
+    with pytest.raises(HoldfastError, match=rf"PUT .*{errno.errorcode[number]}") as raised:
+        shop.backup(pack_size=16 << 10)
+    assert raised.value.exit_code == code
+    assert shop.names("snapshots") == set()
+    assert [name for _, _, names in os.walk(shop.site) for name in names if name.startswith(".holdfast-")] == []
+    shop.check()
+    monkeypatch.undo()
+    assert shop.backup().complete
+    shop.check()
+
+
+def test_a_packer_that_failed_takes_nothing_more(tmp_path: Path) -> None:
+    """Threads that come after the failure get the same: else a pack with a gap might be filled and published."""
+    store = open_store(str(tmp_path))
+    uploader = Uploader(store, uploads=1, spool="")
+    packer = Packer(MasterKey(b"e" * 32, b"k" * 16, b"r" * 16), uploader, BlobType.DATA, level=0, target=1 << 20)
+    packer.add(b"1" * 32, bytes(300 << 10))
+    assert packer._open is not None
+    os.close(packer._open[1]._file._fd)  # type: ignore[attr-defined] # like NFS, it fails again when it is closed
+    said = []
+    for _ in range(3):
+        with pytest.raises(Permanent, match="EBADF") as raised:
+            packer.add(b"2" * 32, bytes(900 << 10))
+        said.append(raised.value)
+    assert said[0] is said[1] is said[2]
+    with pytest.raises(Permanent, match="EBADF"):
+        packer.flush()
+    uploader.wait()
+    assert (uploader.finished(), list(store.list(""))) == ([], [])

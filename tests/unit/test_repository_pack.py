@@ -14,6 +14,7 @@ from shared.repository.crypto import OVERHEAD, MasterKey, Sealer
 from shared.repository.errors import Damaged
 from shared.repository.pack import (
     HEADER_MAX,
+    SCRATCH,
     Blob,
     BlobType,
     PackBuilder,
@@ -36,10 +37,13 @@ def listed(builder: PackBuilder) -> list[Blob]:
 
 def built(contents: list[bytes], target: int = 1 << 20) -> tuple[bytes, PackBuilder]:
     """A pack of data blobs, every second one said to be compressed."""
-    builder = PackBuilder(Sealer(KEY), BlobType.DATA, target=target)
+    data = bytearray()
+    builder = PackBuilder(Sealer(KEY), BlobType.DATA, data.extend, target=target)
     for number, content in enumerate(contents):
         builder.add(hashlib.sha256(content).digest(), content, 2 * len(content) if number % 2 else 0)
-    return bytes(builder.close()), builder
+    pack_id = builder.close()
+    assert (pack_id, builder.size) == (hashlib.sha256(data).digest(), len(data))
+    return bytes(data), builder
 
 
 def test_the_header_has_these_bytes() -> None:
@@ -64,23 +68,32 @@ def test_a_pack_reads_back() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.binary(max_size=3000), min_size=1, max_size=8), st.sampled_from([1, 100, 1 << 20]))
 def test_any_blobs_make_a_pack(contents: list[bytes], target: int) -> None:
-    """Whatever the sizes, also where the buffer has to grow beyond the target."""
+    """Whatever the sizes."""
     pack, builder = built([b"x" + content for content in contents], target)
     length = header_length(pack[-4:], len(pack))
     assert decode_header(Sealer(KEY).unseal(pack[-length - 4 : -4]), len(pack)) == listed(builder)
 
 
-def test_a_blob_beyond_the_buffer_fits() -> None:
-    """A blob larger than target and reserve together is taken whole, after others."""
-    big = os.urandom(3 << 20)
-    pack, builder = built([b"first", b"second", big], 1 << 20)
+@pytest.mark.parametrize("size", [-OVERHEAD - 1, -OVERHEAD, -OVERHEAD + 1, -16, -15, 0, 2 * SCRATCH, 11 * SCRATCH + 7])
+def test_a_blob_beyond_the_scratch_memory_is_sealed_in_pieces(size: int) -> None:
+    """At each edge of it: what comes out unseals to the content, between others, in writes of at most SCRATCH bytes."""
+    big = os.urandom(SCRATCH + size)
+    pack, builder = built([b"first", big, b"last"], 100)
     assert builder.full
-    assert Sealer(KEY).unseal(pack[listed(builder)[2].offset :][: len(big) + OVERHEAD]) == big
+    blobs = listed(builder)
+    assert [Sealer(KEY).unseal(pack[b.offset : b.offset + b.length]) for b in blobs] == [b"first", big, b"last"]
+    writes: list[int] = []
+    again = PackBuilder(Sealer(KEY), BlobType.DATA, lambda piece: writes.append(len(piece)))
+    again.add(ID, b"first", 0)
+    again.add(ID, big, 0)
+    again.close()
+    assert sum(writes) == again.size
+    assert max(writes) <= SCRATCH
 
 
 def test_a_pack_is_full_before_its_header_outgrows_the_format() -> None:
     """The header's 16 MiB bound tiny blobs, whatever the target size says."""
-    builder = PackBuilder(Sealer(KEY), BlobType.DATA, target=128 << 20)
+    builder = PackBuilder(Sealer(KEY), BlobType.DATA, lambda _: None, target=128 << 20)
     most = (HEADER_MAX - OVERHEAD) // 41
     builder._records = bytearray(44 * (most - 1))
     assert not builder.full

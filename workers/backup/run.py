@@ -218,7 +218,7 @@ class _Run:
         segments = head.segments if head else []
         reader = TreeReader(folder, segments)
         uploads = spec.site.connections if is_remote(spec.site) else 1
-        uploader = Uploader(repo.store, uploads=1)
+        uploader = Uploader(repo.store, uploads=1, spool=spec.cache_dir)
         trees = Packer(
             repo.key, uploader, BlobType.TREE, level=spec.compression_level, target=spec.pack_size // TREE_SHARE
         )
@@ -266,6 +266,8 @@ class _Run:
             coordinator.abandon()  # what helpers had claimed must not pass for stored in the next pass
             raise
         finally:
+            trees.discard()
+            uploader.let_end()
             reader.close()
         if root is None:
             raise BackupError(

@@ -63,6 +63,7 @@ class BigFileReader:
     def read(self, fd: int, grew: Callable[[int], None]) -> tuple[list[bytes], int]:
         """The blob ids and size in bytes of what the file holds from its start; new blobs are packed.
 
+        `grew` is told of bytes that are done, or of none where only a pack may have been finished.
         Of a file that grows meanwhile it reads a window more than it held at first and no further: who writes may
         be faster. Raises OSError, also for a file that does not grow and has no end.
         """
@@ -91,7 +92,10 @@ class BigFileReader:
                 ids = list(pool.map(_digest, chunks))
                 content += ids
                 total += at
-                _settle(running)
+                for future in running:
+                    future.result()
+                    grew(0)  # a pack that it filled is told of now, not when the whole window is packed
+                running.clear()
                 flags = self._ask(ids) if ids else b""
                 running = [
                     pool.submit(self._pack, blob_id, chunk)

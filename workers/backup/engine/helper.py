@@ -59,9 +59,18 @@ class Helper:
         self._flush_asked = False
         self._held: list[ReadNode] | None = None
         self._reader: FileReader | None = None
+        self._packer: Packer | None = None
 
     def run(self) -> None:
         """Until the coordinator closes the channel."""
+        try:
+            self._run()
+        finally:
+            if self._packer is not None:
+                self._packer.discard()
+                self._uploader.let_end()
+
+    def _run(self) -> None:
         try:
             while True:
                 self._step()
@@ -113,11 +122,15 @@ class Helper:
         spec = self._spec
         key = MasterKey.from_bytes(start["key"])
         store = repository_store(spec.site, spec.repository)
-        self._uploader = Uploader(store, uploads=start["uploads"])
-        self._packer = Packer(key, self._uploader, BlobType.DATA, level=spec.compression_level, target=spec.pack_size)
+        if self._packer is not None:
+            self._packer.discard()  # of a pass that was abandoned
+        self._uploader = Uploader(store, uploads=start["uploads"], spool=spec.cache_dir)
+        self._packer = packer = Packer(
+            key, self._uploader, BlobType.DATA, level=spec.compression_level, target=spec.pack_size
+        )
         self._parents = ParentReader(TreeReader(start["trees"], start["segments"]), store, Sealer(key))
-        big = BigFileReader(key, self._packer, spec.compression_level, ask=self._ask_now, threads=start["threads"])
-        self._reader = FileReader(self, key, self._packer, big)
+        big = BigFileReader(key, packer, spec.compression_level, ask=self._ask_now, threads=start["threads"])
+        self._reader = FileReader(self, key, packer, big)
         self._devices = start["devices"]
         self._limits = start["limits"]
         self._default_limit = start["limit"]
@@ -268,7 +281,8 @@ class Helper:
     def _flush(self) -> None:
         if self._reader:
             self._reader.finish()
-        self._packer.flush()
+        if self._packer:
+            self._packer.flush()
         self._uploader.wait()
         self.report()
         self._flush_asked = False
