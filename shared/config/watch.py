@@ -62,3 +62,8 @@ class FleetWatch:
             policies=len(fleet.policies),
         )
         return True
+
+    def current(self) -> Fleet:
+        """`check`, and then `fleet`: for what runs now and then, a tick for one."""
+        self.check()
+        return self.fleet
