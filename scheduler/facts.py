@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +37,18 @@ LEADER_LOCK = "hf:beat:lock"  # RedBeat's, by `redbeat_key_prefix` of shared.mes
 TICK_ENTRY = "hf:beattick"  # RedBeat's note of when it sent the tick last
 _STEP = 50  # entries of a list that are read at a time
 _FIELDS = ("id", "kind", "source", "state", "queue", "opened", "started", "ended", "lease", "exit_code", "result")
+_REALMS_AT_ONCE = 500  # of one script: a few milliseconds of Redis's time
+
+# KEYS: prefixes of realms; only reads. Answers per realm: the run that ended last, when (ms), and its open runs.
+_REALMS = """
+local all = {}
+for i, prefix in ipairs(KEYS) do
+  local id = redis.call('LINDEX', prefix .. 'recent', 0)
+  local ended = id and redis.call('HGET', prefix .. 'run:' .. id, 'ended')
+  all[i] = {id or '', ended or '0', redis.call('ZRANGE', prefix .. 'open', 0, -1)}
+end
+return all
+"""
 _DATE = ("year", "month", "day", "hour", "minute", "second", "microsecond")
 _ACTIVE = (RunState.CLAIMED, RunState.RUNNING)
 
@@ -109,9 +121,9 @@ class FactReader:
         pipe.hget(TICK_ENTRY, "meta")
         (seconds, micros), leads, meta = guarded(pipe.execute)
         lengths = dict(zip(names, self._each(names, lambda pipe, name: pipe.llen(name)), strict=True))
-        opened = self._each(hosts, lambda pipe, host: pipe.zrange(self._keys[host].open, 0, -1))
-        running = self._runs([(host, one) for host, ids in zip(hosts, opened, strict=True) for one in ids])
-        self._follow(hosts)
+        looks = self._look(hosts)
+        running = self._runs([(host, one) for host, (_, ids) in looks.items() for one in ids])
+        self._follow({host: head for host, (head, _) in looks.items()})
         self._look_back(fleet)
         facts = self.facts
         facts.now = seconds + micros / 1e6
@@ -119,16 +131,26 @@ class FactReader:
         facts.open = [run for run in running if run and not run.state.is_final]
         facts.queues = {queue: sum(lengths[name] for name in _lists(queue)) for queue in waiting}
 
-    def _follow(self, hosts: Sequence[str]) -> None:
+    def _look(self, hosts: Sequence[str]) -> dict[str, tuple[tuple[float, str] | None, list[str]]]:
+        """By realm: the end of the run that ended last, and the ids of its open runs."""
+        pipe = self._client.pipeline(transaction=False)
+        for start in range(0, len(hosts), _REALMS_AT_ONCE):
+            some = [self._keys[host].prefix for host in hosts[start : start + _REALMS_AT_ONCE]]
+            pipe.eval(_REALMS, len(some), *some)
+        answers = [entry for answer in guarded(pipe.execute) for entry in answer]
+        return {
+            host: ((int(ended) / 1000, run_id) if int(ended) else None, ids)
+            for host, (run_id, ended, ids) in zip(hosts, answers, strict=True)
+        }
+
+    def _follow(self, heads: Mapping[str, tuple[float, str] | None]) -> None:
         """Count what ended since the last read."""
-        heads = self._each(hosts, lambda pipe, host: pipe.lindex(self._keys[host].recent, 0))
-        newest = self._runs([(host, head or "") for host, head in zip(hosts, heads, strict=True)])
-        for host, run in zip(hosts, newest, strict=True):
+        for host, head in heads.items():
             if host not in self._marks:
-                self._marks[host] = run.mark if run else None  # what ended before is not counted
+                self._marks[host] = head  # what ended before is not counted
                 continue
             mark = self._marks[host]
-            if (run.mark if run else None) == mark:
+            if head == mark:
                 continue
             fresh, met = self._since(host, mark)
             for one in reversed(fresh):
@@ -161,11 +183,11 @@ class FactReader:
         self._learn(run)
 
     def _learn(self, run: SeenRun) -> None:
-        """Keep what a run says of its source."""
+        """Keep what a run says of its source. Of runs that ended at once, the one that is learned later is the last."""
         if not run.kind.is_backup:
             return
         before = self.facts.last.get(run.source)
-        if before is None or before.mark < run.mark:
+        if before is None or before.ended <= run.ended:
             self.facts.last[run.source] = run
         site = run.result.get("site")
         if run.state is RunState.SUCCEEDED and isinstance(site, str):
@@ -191,7 +213,7 @@ class FactReader:
         unseen = sorted(mine - self._known)
         histories = self._each(unseen, lambda pipe, one: pipe.lrange(self._keys[one[0]].history(one[1]), 0, _STEP - 1))
         wanted = [(host, one) for (host, _), ids in zip(unseen, histories, strict=True) for one in ids]
-        for run in self._runs(wanted):
+        for run in reversed(self._runs(wanted)):  # histories have the newest first
             if run is not None and run.state.is_final:
                 self._learn(run)
         self._known |= mine
