@@ -27,7 +27,7 @@ ALLOWED = frozenset(
     {"cat", "check", "diff", "dump", "features", "find", "help", "list", "ls", "mount", "options", "restore"}
     | {"snapshots", "stats", "version"}
 )
-_LATER = "this release deletes and rewrites nothing; retention is to come"
+_LATER = "this release forgets, prunes and rewrites nothing; that is to come"
 _LOOK = "`holdfast verify {source}` says what is wrong; a full backup stores again what is missing"
 REFUSED = {
     "backup": "`holdfast backup {source}` does it",
