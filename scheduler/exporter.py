@@ -73,6 +73,8 @@ class FleetCollector:
         try:
             url = broker_url(fleet)
             if self._reader is None or url != self._url:
+                if self._reader is not None:
+                    self._reader.close()
                 self._reader, self._url = FactReader(connect(url)), url
             self._reader.read(fleet)
         except (LedgerError, ConfigError) as error:

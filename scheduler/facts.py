@@ -131,6 +131,10 @@ class FactReader:
         facts.open = [run for run in running if run and not run.state.is_final]
         facts.queues = {queue: sum(lengths[name] for name in _lists(queue)) for queue in waiting}
 
+    def close(self) -> None:
+        """Give up the connection."""
+        self._client.close()
+
     def _look(self, hosts: Sequence[str]) -> dict[str, tuple[tuple[float, str] | None, list[str]]]:
         """By realm: the end of the run that ended last, and the ids of its open runs."""
         pipe = self._client.pipeline(transaction=False)

@@ -70,7 +70,7 @@ def test_a_missed_rpo_fires_and_resolves(tmp_path: os.PathLike[str]) -> None:
                 os.path.join(here, "prometheus"), target=exporter.port, rules=rules, alertmanager=alertmanager.port
             ),
         ):
-            until(lambda: webhook.has("HoldfastRPOMissed", "firing"), what="firing")
+            until(lambda: webhook.has("HoldfastRPOMissed", "firing"), seconds=30, what="firing")
             labels = next(labels for name, _, labels in webhook.alerts if name == "HoldfastRPOMissed")
             assert labels == {"source": "web1", "policy": "all", "severity": "critical"}
 
@@ -79,6 +79,6 @@ def test_a_missed_rpo_fires_and_resolves(tmp_path: os.PathLike[str]) -> None:
             lease = ledger.claim(run.id, "worker").lease
             assert lease is not None
             ledger.finish(lease, RunState.SUCCEEDED, result={"site": "a"})
-            until(lambda: webhook.has("HoldfastRPOMissed", "resolved"), what="resolved")
+            until(lambda: webhook.has("HoldfastRPOMissed", "resolved"), seconds=30, what="resolved")
             assert webhook.has("HoldfastWatchdog", "firing") is True
             assert webhook.has("HoldfastNeverBackedUp", "firing") is False

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.main import COMMANDS
 from shared.observability.metrics import ERROR_CLASSES, METRICS, OTHER, MetricType, error_class
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,13 @@ def test_every_alert_is_complete(rule: dict[str, Any]) -> None:
 def test_the_runbook_has_no_section_without_an_alert() -> None:
     """An alert that goes takes its section with it."""
     assert re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE) == [rule["alert"] for rule in ALERTS]
+
+
+def test_the_runbook_names_commands_that_exist() -> None:
+    """At three in the morning a command that is not there is worse than none."""
+    named = set(re.findall(r"`holdfast ([a-z]+)", RUNBOOK + PAGE))
+    assert named - set(COMMANDS) == set()
+    assert named != set()
 
 
 def test_classes_of_errors_are_the_documented_ones() -> None:
