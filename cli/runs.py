@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from shared.ledger.model import Run, RunKind
 
 Result = TypeVar("Result")
+PATIENCE = 60.0  # seconds for which who follows a run waits for Redis to come back
+_AGAIN = 0.5
 EXIT_CANCELLED = 130  # a run that somebody cancelled ends as one that Ctrl-C ended
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -54,14 +57,13 @@ def follow(app: App, run_id: str, title: str) -> Run:
     Raises RunFailed, Interrupted, LedgerError.
     """
     from shared.ledger.model import RunState
-    from shared.messaging.client import follow as views
 
     run: Run | None = None
     said: tuple[object, ...] = ()
     try:
         again = f"A run under way goes on without Redis; to follow it again: holdfast runs follow {run_id[:12]}"
         with with_way_out(again), Reporter(app, title) as report:
-            for view in views(app.fleet, run_id):
+            for view in _patiently(app, run_id):
                 if run is None and not view.state.is_final:
                     app.say(f"run {run_id}: a worker does it; Ctrl-C stops following, and not the run")
                 run = view
@@ -78,6 +80,29 @@ def follow(app: App, run_id: str, title: str) -> Run:
     if run.state is RunState.CANCELLED:
         raise RunFailed(f"run {run_id} was {run.error or 'cancelled'}", run.exit_code or EXIT_CANCELLED)
     return run
+
+
+def _patiently(app: App, run_id: str) -> Iterator[Run]:
+    """A run's views; where Redis goes away in between, wait for it for a while: the run goes on without it."""
+    from shared.ledger.errors import LedgerAway
+    from shared.messaging.client import follow as views
+
+    give_up = 0.0  # nothing has been seen yet: there is nothing to wait for
+    away = False
+    while True:
+        try:
+            for view in views(app.fleet, run_id):
+                give_up, away = time.monotonic() + PATIENCE, False
+                yield view
+        except LedgerAway as error:
+            if not give_up or (away and time.monotonic() > give_up):
+                raise
+            if not away:
+                app.warn(f"{error.args[0]} The run goes on without Redis; waiting for it")
+                give_up, away = time.monotonic() + PATIENCE, True
+            time.sleep(_AGAIN)
+        else:
+            return
 
 
 def exit_code_of(run: Run) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Shop, open_shop
+from tests.support.command import Shop, await_first_backup, open_shop
 from tests.support.ledgers import until
 
 
@@ -19,7 +19,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     config = shop.conf / "holdfast.yaml"
     config.write_text(config.read_text().replace('full: "0 2 * * 0"', "full: 52w").replace("incremental: 1h", ""))
     shop.run("up", "--detach")
-    shop.run("backup", "data", "--follow")
+    await_first_backup(shop)
     yield shop
     shop.run("down")
 

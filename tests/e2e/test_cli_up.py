@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.command import Shop, open_shop
+from tests.support.command import Shop, await_first_backup, open_shop
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     try:
         assert up.stdout is not None
         assert "Ctrl-C stops" in up.stdout.readline()
+        await_first_backup(shop)
         yield shop
     finally:
         up.send_signal(signal.SIGINT)
@@ -39,10 +40,11 @@ def wait_for_snapshots(shop: Shop, count: int) -> None:
 
 def test_backup_restore_and_verify_by_a_worker(shop: Shop) -> None:
     """Followed to their end, with the same report and exit code as in this process."""
+    before = len(shop.ask("snapshots", "data")["snapshots"])
     assert shop.ask("backup", "data", "--follow")["complete"] is True
     rung = shop.ask("backup", "data")
     assert (rung["source"], len(rung["run"])) == ("data", 32)
-    wait_for_snapshots(shop, 2)
+    wait_for_snapshots(shop, before + 2)
     shop.run("restore", "data", "--to", "back")
     got = {path.name: path.read_bytes() for path in (shop.conf / "back").rglob("*.txt")}
     assert got == {path.name: path.read_bytes() for path in shop.data.rglob("*.txt")}

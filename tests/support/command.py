@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.ledgers import until
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -68,3 +70,12 @@ def open_shop(base: Path) -> Shop:
         (shop.data / "sub" / f"file-{number}.txt").write_text(f"file {number}\n" * (100 + number))
     shop.run("init", "--source", str(shop.data))
     return shop
+
+
+def await_first_backup(shop: Shop) -> None:
+    """Until the schedule's own first backup has been made: it comes by itself, and would stand between a test's own."""
+
+    def states() -> list[str]:
+        return [run["state"] for run in shop.ask("runs")["runs"]]
+
+    until(lambda: states() == ["succeeded"], seconds=60, what="the first backup")
