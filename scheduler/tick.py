@@ -104,7 +104,8 @@ def _schedule(
         slot=wanted.slot,
         queue=queue_of(wanted.kind, facts),
     )
-    if ledger.open(request) in {Opened.OPENED, Opened.REOPENED}:
+    opened, _ = ledger.open_backup(request)  # it joins a backup that was asked for since we looked
+    if opened in {Opened.OPENED, Opened.REOPENED}:
         _log.info("due", run=request.id, source=source, kind=wanted.kind.value, slot=wanted.slot)
         ring(request.id, request.queue)
         ticked.opened.append(request)

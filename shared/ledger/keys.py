@@ -8,6 +8,7 @@ hf:run:<id>:children  set: the ids of the runs that it wanted
 hf:open               sorted set: runs that are not final, by the time (ms) at which the reaper looks at them
 hf:recent             list: the runs that ended, newest first, bounded
 hf:history:<source>   list: the runs of one source that ended, newest first, bounded; what falls out is deleted
+hf:backup:<source>    string: the id of the last backup of a source that was opened, which a second one joins
 hf:fenced             sorted set: runs whose holder was fenced, by when (ms), until its repository lock is gone
 hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots
 hf:workers            sorted set: the names of workers, by when they were last heard of (ms)

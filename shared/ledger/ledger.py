@@ -18,7 +18,7 @@ from shared.ledger.codec import decode_run, encode_request, error_text, millisec
 from shared.ledger.guard import guarded
 from shared.ledger.keys import Keys
 from shared.ledger.lease import LEASE_SECONDS, Lease, boot_clock
-from shared.ledger.model import Evidence, Opened, Run, RunRequest, RunState, Word
+from shared.ledger.model import Evidence, Opened, Run, RunKind, RunRequest, RunState, Word
 
 if TYPE_CHECKING:
     import redis
@@ -69,8 +69,20 @@ class Ledger:
 
         `ring_again` is the time in seconds after which the reaper rings.
         """
-        arguments = [milliseconds(ring_again), request.parent, *encode_request(request)]
+        arguments = [milliseconds(ring_again), request.parent, "", "", *encode_request(request)]
         return Opened(self._run(scripts.OPEN, request.id, arguments))
+
+    def open_backup(
+        self, request: RunRequest, *, joins: RunKind | None = None, ring_again: float = RING_AGAIN
+    ) -> tuple[Opened, str]:
+        """Open a backup, unless one of its source is queued or under way: then JOINED, and that one's id.
+
+        It joins a run of any kind, or only of the one that `joins` names; never one that is being cancelled.
+        """
+        kind = joins.value if joins else ""
+        arguments = [milliseconds(ring_again), request.parent, request.source, kind, *encode_request(request)]
+        word, _, other = self._run(scripts.OPEN, request.id, arguments).partition(" ")
+        return Opened(word), other or request.id
 
     def claim(self, run_id: str, owner: str, *, token: str = "") -> Claim:
         """Take the lease of a run. With `token`, the one held before, a lease that nobody else took is simply kept."""

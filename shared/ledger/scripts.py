@@ -75,19 +75,31 @@ if token ~= args[1] then return 'lost' end
 """
 )
 
-# args: ms until it is rung again, the parent's id or empty, then field and value, ...
+# args: ms until it is rung again, the parent's id or empty, the source whose backup is joined or empty, the one kind
+# that is joined or empty for any, then field and value, ... Answers `joined` and an id where it joined another run
 OPEN = (
     _HEAD
     + """
 local state = redis.call('HGET', run, 'state')
+if args[3] ~= '' and (not state or state == 'failed') then
+  local other = redis.call('GET', prefix .. 'backup:' .. args[3])
+  if other and other ~= id then
+    local at, kind, cancel = unpack(redis.call('HMGET', prefix .. 'run:' .. other, 'state', 'kind', 'cancel'))
+    if at and not is_final(at) and not cancel and (args[4] == '' or kind == args[4]) then return 'joined ' .. other end
+  end
+end
+local function backs_up()
+  if args[3] ~= '' then redis.call('SET', prefix .. 'backup:' .. args[3], id, 'PX', ARGV[3]) end
+end
 if not state then
-  redis.call('HSET', run, 'id', id, 'state', 'queued', 'opened', now, 'attempt', 0, 'rings', 1, unpack(args, 3))
+  redis.call('HSET', run, 'id', id, 'state', 'queued', 'opened', now, 'attempt', 0, 'rings', 1, unpack(args, 5))
   redis.call('ZADD', open, now + args[1], id)
   if args[2] ~= '' then
     local children = prefix .. 'run:' .. args[2] .. ':children'
     redis.call('SADD', children, id)
     redis.call('PEXPIRE', children, ARGV[3])
   end
+  backs_up()
   return 'opened'
 end
 if state == 'failed' then
@@ -100,6 +112,7 @@ if state == 'failed' then
   redis.call('ZADD', open, now + args[1], id)
   redis.call('LREM', prefix .. 'recent', 0, id)
   redis.call('LREM', prefix .. 'history:' .. redis.call('HGET', run, 'source'), 0, id)
+  backs_up()
   return 'reopened'
 end
 return is_final(state) and 'done' or 'joined'

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from shared.ledger.connect import connect
 from shared.ledger.errors import AmbiguousRun, LedgerAway, RunNotOver, UnknownRun, UnknownWorker
 from shared.ledger.ledger import REMEMBERED, Ledger
-from shared.ledger.model import Run, RunKind, RunRequest, RunState, Word, new_run_id
+from shared.ledger.model import Opened, Run, RunKind, RunRequest, RunState, Word, new_run_id
 from shared.ledger.roll import Roll, WorkerInfo, worker_of
 from shared.messaging.broker import broker_url
 from shared.messaging.names import queue_of
@@ -33,19 +33,13 @@ def ledger_of(fleet: Fleet, host: str = "") -> Ledger:
 def open_and_ring(fleet: Fleet, kind: RunKind, source: str, options: Mapping[str, object] | None = None) -> str:
     """Open a run by hand and ring for it; returns its id.
 
-    A backup of a source that is being backed up joins that run, if it is of the same kind or a full one, and asks for
-    nothing of its own.
+    A backup of a source that is being backed up joins that run, and gets its id, unless it asks for something of its
+    own (`options`, or a full one where an incremental is under way).
     `options` are JSON: what differs from the configuration (for a restore: what, and to where); no secrets, since they
     lie in Redis. Raises ConfigError (no such source) and LedgerAway (no Redis: is `holdfast up` running?).
     """
     facts = fleet.source(source)
     ledger = ledger_of(fleet, facts.host or "")
-    if kind.is_backup and not options:
-        for run in ledger.open_runs():
-            request = run.request
-            serves = request.kind in {kind, RunKind.FULL} and not request.options and not run.cancel_by
-            if request.source == source and serves:
-                return run.id
     policy = fleet.policy_for(source)
     request = RunRequest(
         id=new_run_id(),
@@ -55,7 +49,13 @@ def open_and_ring(fleet: Fleet, kind: RunKind, source: str, options: Mapping[str
         queue=queue_of(kind, facts),
         options=dict(options or {}),
     )
-    _open_and_ring(fleet, ledger, request)
+    if kind.is_backup and not options:
+        opened, run_id = ledger.open_backup(request, joins=RunKind.FULL if kind is RunKind.FULL else None)
+        if opened is Opened.JOINED:
+            return run_id
+    else:
+        ledger.open(request)
+    _ring(fleet, request)
     return request.id
 
 
@@ -71,7 +71,8 @@ def retry(fleet: Fleet, run_id: str) -> str:
             hint=f"Wait for it, or cancel it: holdfast runs cancel {run.id[:12]}",
         )
     request = replace(run.request, id=new_run_id(), slot="", parent="")
-    _open_and_ring(fleet, ledger, request)
+    ledger.open(request)
+    _ring(fleet, request)
     return request.id
 
 
@@ -193,13 +194,12 @@ def realms(fleet: Fleet) -> list[str]:
     return ["", *sorted({source.host for source in fleet.sources.values() if source.host})]
 
 
-def _open_and_ring(fleet: Fleet, ledger: Ledger, request: RunRequest) -> None:
+def _ring(fleet: Fleet, request: RunRequest) -> None:
     from kombu.exceptions import OperationalError
 
     from shared.messaging.app import make_app, ring
 
     url = broker_url(fleet)
-    ledger.open(request)
     app = make_app(url)
     try:
         ring(app, request.id, request.queue)

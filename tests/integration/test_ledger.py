@@ -194,6 +194,26 @@ def test_the_reaper_rings_for_a_run_that_was_never_claimed(ledger: Ledger) -> No
     assert ledger.reap() == []
 
 
+def test_a_backup_joins_the_one_of_its_source_that_is_under_way(ledger: Ledger) -> None:
+    """Decided inside Redis, so two that come at once make one; not joined are other sources, and what is over."""
+    first = a_run(kind=RunKind.INCREMENTAL)
+    assert ledger.open_backup(first) == (Opened.OPENED, first.id)
+    assert ledger.open_backup(first) == (Opened.JOINED, first.id)
+    assert ledger.open_backup(a_run()) == (Opened.JOINED, first.id)
+    full = a_run()
+    assert ledger.open_backup(full, joins=RunKind.FULL) == (Opened.OPENED, full.id)
+    assert ledger.open_backup(a_run(), joins=RunKind.FULL) == (Opened.JOINED, full.id)
+    other = a_run("db1")
+    assert ledger.open_backup(other) == (Opened.OPENED, other.id)
+    ledger.finish(claimed(ledger, full.id), RunState.SUCCEEDED)
+    later = a_run()
+    assert ledger.open_backup(later) == (Opened.OPENED, later.id)
+    claimed(ledger, later.id)
+    ledger.cancel(later.id, "anna")
+    last = a_run()
+    assert ledger.open_backup(last) == (Opened.OPENED, last.id)
+
+
 def test_a_failed_slot_is_opened_again_after_a_pause(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits, then it is queued again under the same id; its attempts are counted on."""
     monkeypatch.setattr("shared.ledger.ledger.RETRY_FIRST", SHORT)
