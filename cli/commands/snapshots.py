@@ -78,7 +78,7 @@ def as_json(snapshot: Snapshot) -> dict[str, Any]:
         "time": show.iso(snapshot.time / 1e9),
         "kind": snapshot.tag("kind") or None,
         "complete": snapshot.complete,
-        "unreadable": int(snapshot.tag("unreadable") or 0),
+        "unreadable": snapshot.unreadable,
         "run": snapshot.tag("run") or None,
         "slot": snapshot.tag("slot") or None,
         "host": snapshot.hostname,
@@ -103,7 +103,7 @@ def table(snapshots: list[Snapshot], now: float) -> list[str]:
                 one.tag("kind") or "-",
                 "-" if files is None else f"{files:,}",
                 "-" if size is None else show.size(size),
-                "" if one.complete else f"incomplete: {one.tag('unreadable')} unreadable",
+                "" if one.complete else f"incomplete: {one.unreadable} unreadable",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(5)]

@@ -49,13 +49,21 @@ class Snapshot:
     @property
     def complete(self) -> bool:
         """Whether nothing was unreadable. An incomplete one serves its slot, but does not count for the RPO."""
-        return self.tag("unreadable") in ("", "0")
+        return not self.unreadable
+
+    @property
+    def unreadable(self) -> int:
+        """How much could not be read; at least 1 where somebody has made the tag into what is no number."""
+        text = self.tag("unreadable")
+        return int(text) if text.isdecimal() else int(bool(text))
 
     @property
     def began(self) -> int | None:
         """The run's start by the source's clock in nanoseconds since 1970; None where it is not known."""
-        value = self.tag("began")
-        return parse_time(value) if value else None
+        try:
+            return parse_time(self.tag("began"))
+        except Damaged:
+            return None
 
 
 def make_tags(

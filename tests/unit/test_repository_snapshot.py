@@ -89,3 +89,13 @@ def test_what_is_no_snapshot_is_damaged(raw: bytes) -> None:
     """The message names the snapshot, or the time that is none."""
     with pytest.raises(Damaged, match=r"snapshot dddddddd|time "):
         decode_snapshot(raw, "d" * 64)
+
+
+@pytest.mark.parametrize(
+    ("tag", "unreadable", "complete"), [("", 0, True), ("0", 0, True), ("3", 3, False), ("many", 1, False)]
+)
+def test_tags_that_somebody_edited_are_no_error(tag: str, unreadable: int, complete: bool) -> None:
+    """Stock restic lets anybody change them: what is no number still says that something was left out."""
+    tags = [f"hf.unreadable={tag}", "hf.began=yesterday"]
+    snapshot = Snapshot(time=0, tree=TREE, paths=[], tags=tags)
+    assert (snapshot.unreadable, snapshot.complete, snapshot.began) == (unreadable, complete, None)

@@ -86,7 +86,7 @@ def existing_result(spec: BackupSpec, commit: Commit, duration: float) -> Backup
         time=time_string(snapshot.time) if snapshot else "",
         tree=snapshot.tree.hex() if snapshot else "",
         complete=snapshot.complete if snapshot else False,
-        unreadable=int((snapshot.tag("unreadable") if snapshot else "") or 0),
+        unreadable=snapshot.unreadable if snapshot else 0,
         existed=True,
         duration=duration,
     )
