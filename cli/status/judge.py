@@ -224,7 +224,12 @@ def _target(source: Source, last: float, now: float, *, never: bool) -> Target:
 
 
 def _last_good(view: SourceView) -> float:
-    """From when the newest good backup is: its slot, or its start where that is known and later."""
+    """From when the newest good backup is: its slot, or its start where that is known and later.
+
+    An incomplete one serves its slot, which is then evidence, but does not count for the RPO.
+    """
+    if view.newest and view.newest.state is RunState.INCOMPLETE:
+        return view.good
     slot = 0.0
     if view.evidence and view.evidence.last:
         try:

@@ -61,7 +61,7 @@ for i, prefix in ipairs(KEYS) do
     local run = redis.call('HMGET', prefix .. 'run:' .. id, 'state', 'kind', 'ended', 'error', 'slot', 'started')
     if run[1] and string.sub(run[2], 1, 7) == 'backup-' then
       newest = newest or {id, run[1], run[2], run[3], run[4], run[5]}
-      if run[1] == 'succeeded' or run[1] == 'incomplete' then
+      if run[1] == 'succeeded' then
         good = run[6]
         break
       end
@@ -116,7 +116,7 @@ class SourceView:
 
     evidence: Evidence | None = None  # None: nothing at all
     newest: Ended | None = None
-    good: float = 0.0  # when the newest good backup began, 0 where none is remembered
+    good: float = 0.0  # when the newest backup that succeeded began, 0 where none is remembered
 
 
 @dataclass(frozen=True, slots=True)

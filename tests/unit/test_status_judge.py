@@ -74,6 +74,12 @@ def test_a_backup_counts_from_when_it_began_where_that_is_known() -> None:
     assert report(known(5 * HOUR, good=NOW - 60)).findings[0].target is Target.MET
 
 
+def test_an_incomplete_backup_does_not_count_for_the_target() -> None:
+    """It serves its slot; but what it could not read is as old as the last whole one."""
+    got = report(known(60, newest=ended(RunState.INCOMPLETE), good=NOW - 2 * HOUR)).findings[0]
+    assert (got.condition, got.target, got.last_good) == (Condition.LATE, Target.LATE, NOW - 2 * HOUR)
+
+
 NEVER = (Condition.NEVER, Target.NEVER, Level.BAD)
 UNKNOWN = (Condition.UNKNOWN, Target.UNKNOWN, Level.WARNING)
 
