@@ -135,6 +135,7 @@ def _valkey(state_dir: str, log_dir: str) -> Child:
             raise ConfigError(f"{directory} belongs to another user", hint="Set another state_dir")
     command = [str(get_binary_path()), "--port", "0", "--unixsocket", path, "--unixsocketperm", "700", "--dir", data]
     command += ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
+    command += ["--hash-max-listpack-value", "2048"]  # a run with its result in a third less memory
     return Child("valkey", command, log_dir, stops_last=True)
 
 

@@ -10,6 +10,7 @@ hf:recent             list: the runs that ended, newest first, bounded
 hf:history:<source>   list: the runs of one source that ended, newest first, bounded; what falls out is deleted
 hf:backup:<source>    string: the id of the last backup of a source that was opened, which a second one joins
 hf:fenced             sorted set: runs whose holder was fenced, by when (ms), until its repository lock is gone
+hf:pulse              hash: when the reaper last looked (at), and until when it spares leases that ran out (spare), ms
 hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots
 hf:workers            sorted set: the names of workers, by when they were last heard of (ms)
 hf:worker:<name>      hash: what a worker says of itself; expires
@@ -37,6 +38,7 @@ class Keys:
         self.recent = f"{self.prefix}recent"
         self.fenced = f"{self.prefix}fenced"
         self.workers = f"{self.prefix}workers"
+        self.pulse = f"{self.prefix}pulse"
 
     def run(self, run_id: str) -> str:
         """One run."""

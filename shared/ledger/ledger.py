@@ -142,11 +142,16 @@ class Ledger:
 
         Those that it returns as QUEUED are to be rung now, and are marked as rung. The others are over: FAILED after
         so many `attempts` that died, or CANCELLED as somebody had asked.
+
+        Where nobody has looked for long, as Redis or the scheduler was away, their holders could not renew either: they
+        get the time of a lease to do so first, or a minute's outage would end every backup under way.
         """
+        spares = [milliseconds(LEASE_SECONDS), milliseconds(self.lease_seconds)]
+        spared = guarded(lambda: self._script(scripts.PULSE)(keys=[self.keys.pulse], args=spares))
         seconds, micros = guarded(self.client.time)
         due = guarded(lambda: self.client.zrange(self.keys.open, 0, seconds * 1000 + micros // 1000, byscore=True))
         rings = [milliseconds(RING_AGAIN), milliseconds(RING_AGAIN_AT_MOST)]
-        arguments = [*rings, attempts, milliseconds(RETRY_FIRST), milliseconds(RETRY_AT_MOST)]
+        arguments = [*rings, attempts, milliseconds(RETRY_FIRST), milliseconds(RETRY_AT_MOST), spared]
         return self._load([run_id for run_id in due if self._run(scripts.REAP, run_id, arguments)])
 
     def fenced(self) -> list[tuple[str, float, float]]:

@@ -215,8 +215,28 @@ return 'cancelled'
 """
 )
 
+# KEYS: pulse. ARGV: ms without a look after which leases that ran out are spared, ms for which they are.
+# Answers 1 where they are spared now. Not twice in a row: somebody may look less often than that.
+PULSE = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local at, spare = unpack(redis.call('HMGET', KEYS[1], 'at', 'spare'))
+redis.call('HSET', KEYS[1], 'at', now)
+if spare then
+  if now < tonumber(spare) then return 1 end
+  redis.call('HDEL', KEYS[1], 'spare')
+  return 0
+end
+if at and now - at > tonumber(ARGV[1]) then
+  redis.call('HSET', KEYS[1], 'spare', now + ARGV[2])
+  return 1
+end
+return 0
+"""
+
 # args: ms until a run that was just rung is rung again (doubled at each ring), at most this many ms; attempts that may
-# die; pause in ms before a failed slot is opened again (doubled at each attempt), at most this many ms.
+# die; pause in ms before a failed slot is opened again (doubled at each attempt), at most this many ms; 1 where a lease
+# that ran out is to be spared.
 # Answers 1 where something was done: the run is to be rung if it is queued now, and is over if not.
 REAP = (
     _HEAD
@@ -227,6 +247,7 @@ if state == 'claimed' or state == 'running' then
     redis.call('ZADD', open, lease, id)
     return 0
   end
+  if args[6] == '1' then return 0 end
   local deaths = fence()
   if cancel then
     cancelled()

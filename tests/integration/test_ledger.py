@@ -183,6 +183,31 @@ def test_the_reaper_rings_for_a_run_whose_worker_died(ledger: Ledger) -> None:
     assert claimed(ledger, request.id).attempt == 2
 
 
+def test_leases_that_ran_out_while_nobody_looked_are_spared_for_a_lease(ledger: Ledger) -> None:
+    """Redis was stopped for a minute: its holders could not renew, and must not lose their runs for that."""
+    ledger.lease_seconds = SHORT
+    request = a_run()
+    ledger.open(request)
+    lease = claimed(ledger, request.id)
+    assert ledger.reap() == []
+    looked = int(ledger.client.hget(ledger.keys.pulse, "at") or 0)
+    ledger.client.hset(ledger.keys.pulse, "at", str(looked - 60_000))
+    time.sleep(SHORT + 0.05)
+    assert ledger.reap() == []
+    assert ledger.renew(lease)[0] is Word.RENEWED
+    time.sleep(2 * SHORT)
+    (run,) = ledger.reap()
+    assert (run.id, run.state) == (request.id, RunState.QUEUED)
+
+
+def test_runs_that_were_never_claimed_are_rung_for_though_nobody_looked_for_long(ledger: Ledger) -> None:
+    """No holder can lose them."""
+    request = a_run()
+    ledger.open(request, ring_again=0)
+    ledger.client.hset(ledger.keys.pulse, "at", "1")
+    assert [run.id for run in ledger.reap()] == [request.id]
+
+
 def test_the_reaper_rings_for_a_run_that_was_never_claimed(ledger: Ledger) -> None:
     """A ring was lost: it is repeated, less and less often."""
     request = a_run()
