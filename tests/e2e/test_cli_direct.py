@@ -145,7 +145,7 @@ def test_what_can_not_be_is_refused(shop: Shop) -> None:
         (["restore", "data", "--before", "3h ago", "--snapshot", "abc"], 2, "exclude each other"),
         (["verify", "data", "--data", "--data-share", "5%"], 2, "exclude each other"),
         (["verify", "data", "--data-share", "0%"], 2, "expected a share"),
-        (["backup", "data"], 61, "Is `holdfast up` running? With --direct"),
+        (["backup", "data"], 61, "Is `holdfast up` running? `holdfast up --status` tells. With --direct"),
     ):
         assert said in shop.run(*arguments, code=code)
     assert list((shop.conf / "backups").iterdir()) == []

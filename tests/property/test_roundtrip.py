@@ -60,8 +60,9 @@ def for_restic(seen: dict[bytes, Seen], version: str) -> dict[bytes, Seen]:
         if one.kind == "symlink" and "targets" in cannot:
             text = one.target.decode("utf-8", "surrogateescape")
             one.target = re.sub("[\udc80-\udcff]", "\ufffd", text).encode()
-        if one.kind == "symlink" and "link xattrs" in cannot:
-            one.xattrs = {}
+        if "link xattrs" in cannot:
+            # Those of a symlink are set on what it leads to: of the kinds that a symlink can have, none is compared.
+            one.xattrs = {name: value for name, value in one.xattrs.items() if name.startswith(("user.", "system."))}
         out[path] = one
     return out
 
