@@ -12,8 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import NoReturn
 
 from shared.errors import BackupError
 from shared.repository.compression import DEFAULT_LEVEL, compressor
@@ -137,20 +136,27 @@ class Packer:
         Raises StorageError, BackupError where this host has no room for it, and never OSError, which whoever reads
         a file takes for that file's: the blob is claimed, so a run that went on would leave it out.
         """
-        with self._lock, self._whole():
-            builder = self._builder()
-            if len(packed) < len(content):
-                builder.add(blob_id, packed, len(content))
-            else:
-                builder.add(blob_id, content, 0)
-            if builder.full:
-                self._upload()
-            return builder.full
+        with self._lock:
+            try:
+                builder = self._builder()
+                if len(packed) < len(content):
+                    builder.add(blob_id, packed, len(content))
+                else:
+                    builder.add(blob_id, content, 0)
+                full = builder.full
+                if full:
+                    self._upload()
+            except Exception as error:  # noqa: BLE001 - raised again
+                self._fail(error)
+            return full
 
     def flush(self) -> None:
         """Publish the pack that is being filled; the uploader's `wait` says when it is stored. Raises as `add`."""
-        with self._lock, self._whole():
-            self._upload()
+        with self._lock:
+            try:
+                self._upload()
+            except Exception as error:  # noqa: BLE001 - raised again
+                self._fail(error)
 
     def discard(self) -> None:
         """Give up the pack that is being filled, if there is one."""
@@ -159,11 +165,13 @@ class Packer:
 
     def _builder(self) -> PackBuilder:
         if self._open is None:
+            self._refuse()
             staged = self._uploader.stage()
             self._open = PackBuilder(self._sealer, self._type, staged.write, target=self._target), staged
         return self._open[0]
 
     def _upload(self) -> None:
+        self._refuse()
         if self._open is not None:
             self._uploader.upload(*self._open)
             self._open = None
@@ -173,20 +181,20 @@ class Packer:
             self._open[1].discard()
             self._open = None
 
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """See the invariants: after a failure the pack is discarded, and every later call raises the same."""
+    def _refuse(self) -> None:
         if self._failed is not None:
             raise self._failed
-        try:
-            yield
-        except Exception as error:
-            self._failed = error
-            self._drop()
-            if isinstance(error, OSError):
-                self._failed = BackupError(
-                    f"a pack of {self._target} bytes can't be filled ({error.strerror or error})",
-                    hint="Give this host more memory, or use smaller packs; what was uploaded is kept",
-                )
-                raise self._failed from error
-            raise
+
+    def _fail(self, error: Exception) -> NoReturn:
+        """See the invariants: after a failure the pack is discarded, and every later call raises the same."""
+        self._drop()
+        if error is self._failed:
+            raise error
+        self._failed = error
+        if isinstance(error, OSError):
+            self._failed = BackupError(
+                f"a pack of {self._target} bytes can't be filled ({error.strerror or error})",
+                hint="Give this host more memory, or use smaller packs; what was uploaded is kept",
+            )
+            raise self._failed from error
+        raise error
