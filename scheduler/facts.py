@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shared.ledger.guard import guarded
+from shared.ledger.keys import BEAT_LOCK, BEAT_PREFIX
 from shared.ledger.model import RunKind, RunState, slot_time
 from shared.messaging.client import realms
 from shared.messaging.names import CAPABILITIES, SCHEDULER, queue_of
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from shared.ledger.ledger import Ledger
 
 BATCH = 1000  # commands in one pipeline
-LEADER_LOCK = "hf:beat:lock"  # RedBeat's, by `redbeat_key_prefix` of shared.messaging.app
-TICK_ENTRY = "hf:beattick"  # RedBeat's note of when it sent the tick last
+TICK_ENTRY = f"{BEAT_PREFIX}tick"  # RedBeat's note of when it sent the tick last
 _STEP = 50  # entries of a list that are read at a time
 _FIELDS = ("id", "kind", "source", "state", "queue", "opened", "started", "ended", "lease", "exit_code", "result")
 _REALMS_AT_ONCE = 500  # of one script: a few milliseconds of Redis's time
@@ -117,7 +117,7 @@ class FactReader:
         names = [name for queue in waiting for name in _lists(queue)]
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
-        pipe.exists(LEADER_LOCK)
+        pipe.exists(BEAT_LOCK)
         pipe.hget(TICK_ENTRY, "meta")
         (seconds, micros), leads, meta = guarded(pipe.execute)
         lengths = dict(zip(names, self._each(names, lambda pipe, name: pipe.llen(name)), strict=True))

@@ -189,7 +189,9 @@ def _holder(state_dir: str) -> str:
             if process and is_alive(process):
                 return process
             if time.monotonic() > deadline:
-                raise HoldfastError(f"{state_dir}/{_LOCK} is held, and does not say by whom")
+                raise HoldfastError(
+                    f"{state_dir}/{_LOCK} is held, and does not say by whom", hint=f"`fuser {state_dir}/{_LOCK}` does"
+                )
             time.sleep(_POLL)
         return ""
     finally:

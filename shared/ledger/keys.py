@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import re
 
+BEAT_PREFIX = "hf:beat"  # of RedBeat's own keys
+BEAT_LOCK = f"{BEAT_PREFIX}:lock"  # there for as long as a scheduler leads
 _HOST = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 

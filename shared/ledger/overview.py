@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.ledger.guard import guarded
-from shared.ledger.keys import Keys
+from shared.ledger.keys import BEAT_LOCK, Keys
 from shared.ledger.model import Evidence, RunKind, RunState
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-BEAT_LOCK = "hf:beat:lock"  # RedBeat's, for as long as a scheduler leads
 _AT_ONCE = 500  # sources or realms of one script: a few milliseconds of Redis's time
 _LOOK_BACK = 20  # ended runs of a source among which its newest good backup is looked for
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from celery import Celery
 from celery.platforms import SecurityWarning
 
+from shared.ledger.keys import BEAT_PREFIX
 from shared.messaging.broker import celery_broker
 from shared.messaging.names import MAINTENANCE, SCHEDULER, TASK_RUN, TASK_TICK
 
@@ -70,7 +71,7 @@ def make_app(url: str, *, tick_seconds: float = TICK_SECONDS, name: str = "holdf
         },
         redbeat_redis_url=url,
         redbeat_redis_options={name: value for name, value in _SOCKET.items() if not _unfit(url, name)},
-        redbeat_key_prefix="hf:beat",
+        redbeat_key_prefix=BEAT_PREFIX,
         redbeat_lock_timeout=max(3, round(3 * tick_seconds)),
     )
     return app

@@ -70,7 +70,11 @@ class Spool:
         try:
             at = 0
             for piece in self.pieces():
-                at += os.pwrite(memory, piece, at)
+                view = piece
+                while view:
+                    count = os.pwrite(memory, view, at)
+                    at += count
+                    view = view[count:]
         except BaseException:
             os.close(memory)
             raise

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from redbeat.schedulers import RedBeatConfig
 
+from shared.ledger.keys import BEAT_LOCK
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, RunState
-from shared.ledger.overview import BEAT_LOCK, SourceView, overview
+from shared.ledger.overview import SourceView, overview
 from shared.ledger.roll import Roll
 from shared.messaging.app import make_app
 from tests.support.ledgers import a_run, own_ledger

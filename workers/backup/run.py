@@ -125,9 +125,9 @@ class _Run:
             self._journal.remove()
             return existing_result(spec, found, time.monotonic() - self._started)
         self._lock = repo.lock(holder=f"{spec.host or os.uname().nodename}/holdfast/{spec.run}")
+        self._known = Known(repo, self._lock, self._packed)
         self._lock.begin()
         try:
-            self._known = Known(repo, self._lock, self._packed)
             if found.state is commits.State.OPEN and found.snapshot is not None:
                 # Killed between commit and snapshot: where the winner is whole there is nothing to read.
                 self._make_known(compare=True)
@@ -137,6 +137,7 @@ class _Run:
                     return existing_result(spec, done, time.monotonic() - self._started)
             return self._back_up()
         finally:
+            self._known.end()
             self._lock.release()
 
     def _open(self) -> Repository:

@@ -53,6 +53,11 @@ class IndexWriter:
             raise self._failed
         return self._name, packs
 
+    def end(self) -> None:
+        """Wait for what is under way, whatever comes of it: an index file is put only while our lock stands."""
+        if self._thread is not None:
+            self._thread.join()
+
     def _run(self) -> None:
         try:
             # Pack by pack, both times: 50,000 entries as objects would be the most that a coordinator holds.

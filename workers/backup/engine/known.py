@@ -190,6 +190,11 @@ class Known:
             self._begin(self._writer)
             self._take_up(self._writer, wait=True)
 
+    def end(self) -> None:
+        """Before the lock is given up, however the run has ended: no index file is put after that."""
+        if self._writer is not None:
+            self._writer.end()
+
     def _is_due(self) -> bool:
         return bool(self._pending) and (
             self._pending_blobs >= FLUSH_BLOBS
