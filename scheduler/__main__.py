@@ -11,10 +11,10 @@ import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
-from kombu.exceptions import OperationalError
 
 from scheduler.evidence import SiteEvidence
 from scheduler.reaper import Unlocker
@@ -22,7 +22,8 @@ from scheduler.tick import tick
 from shared.config.fleet import Fleet
 from shared.ledger.connect import connect
 from shared.ledger.errors import LedgerAway
-from shared.messaging.app import TICK_SECONDS, make_app, ring, start_worker
+from shared.messaging.app import TICK_SECONDS, make_app, start_worker
+from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url
 from shared.messaging.names import SCHEDULER, TASK_TICK
 from shared.observability import logs
@@ -56,8 +57,8 @@ def register(app: Celery, fleet: Fleet) -> None:
     @app.task(name=TASK_TICK, time_limit=_TICK_AT_MOST)  # type: ignore[untyped-decorator] # Celery has no types
     def run(*_: object) -> None:
         try:
-            tick(fleet, pools, lambda run_id, queue: ring(app, run_id, queue), look, datetime.now(UTC), unlock=unlock)
-        except (LedgerAway, OperationalError) as error:
+            tick(fleet, pools, partial(ring, pools.client), look, datetime.now(UTC), unlock=unlock)
+        except LedgerAway as error:
             _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
 
 

@@ -65,24 +65,30 @@ def newest_slot(schedule: Schedule, now: datetime, timezone: str = "UTC") -> dat
     return None
 
 
-def due(
-    full: Schedule | None,
-    incremental: Schedule | None,
-    evidence: Evidence | None,
-    now: datetime,
-    timezone: str = "UTC",
-) -> Due | None:
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The newest slot that has passed of each schedule of a policy, as `slot_text`; empty where there is none."""
+
+    full: str
+    incremental: str
+    scheduled: bool  # whether the policy has any schedule
+
+
+def newest_slots(full: Schedule | None, incremental: Schedule | None, now: datetime, timezone: str = "UTC") -> Slots:
+    """What has passed of a policy's schedules at `now`."""
+    return Slots(_text(full, now, timezone), _text(incremental, now, timezone), bool(full or incremental))
+
+
+def due(slots: Slots, evidence: Evidence | None, now: datetime) -> Due | None:
     """The one run that is due now, if any. `evidence` None says that there is no snapshot, for certain."""
     known = evidence or _NEVER
-    full_slot = _text(full, now, timezone)
-    incremental_slot = _text(incremental, now, timezone)
-    newest = max(full_slot, incremental_slot)
-    if not known.last or (full_slot and not known.last_full):
-        return Due(RunKind.FULL, newest or slot_text(now)) if full or incremental else None
-    if full_slot > known.last_full:
+    newest = max(slots.full, slots.incremental)
+    if not known.last or (slots.full and not known.last_full):
+        return Due(RunKind.FULL, newest or slot_text(now)) if slots.scheduled else None
+    if slots.full > known.last_full:
         return Due(RunKind.FULL, newest)
-    if incremental_slot > known.last:
-        return Due(RunKind.INCREMENTAL, incremental_slot)
+    if slots.incremental > known.last:
+        return Due(RunKind.INCREMENTAL, slots.incremental)
     return None
 
 

@@ -134,6 +134,7 @@ def _past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     for code, count in facts.errors.items():
         errors[metrics.error_class(code)] += count
     yield _family(metrics.ERRORS, [((name,), count) for name, count in errors.items()])
+    yield _family(metrics.RETRIES, [((site,), facts.retries[site]) for site in fleet.sites])
 
     last = [(name, facts.last[name]) for name in fleet.sources if name in facts.last]
     yield _family(metrics.LAST_END, [((name, run.kind.value, run.state.value), run.ended) for name, run in last])

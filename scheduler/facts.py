@@ -4,9 +4,9 @@ A read costs a fixed number of commands per host, queue and open run, and a few 
 before. A source's own history is looked at once, when it is first seen, and again where the ledger was wiped: so ten
 thousand sources are cheap from the second read on.
 
-Runs are counted as they appear in `recent`, told apart by (when it ended, id): a failed slot that is opened again and
-ends again counts twice. The count starts at 0 with the exporter, and never goes back. What ended while no exporter ran
-is not counted, and stands in the gauges of the last run all the same.
+What ended, failed or was asked again is counted in the ledger, by the scripts that end a run: the counts outlive every
+exporter, are the same in all of them, and begin anew only where Redis was emptied. A failed slot that is opened again
+and ends again counts twice.
 """
 
 from __future__ import annotations
@@ -49,6 +49,15 @@ for i, prefix in ipairs(KEYS) do
 end
 return all
 """
+# KEYS: prefixes of realms; only reads. Answers in JSON: all their counts, added up.
+_COUNTS = """
+local sums = {}
+for _, prefix in ipairs(KEYS) do
+  local fields = redis.call('HGETALL', prefix .. 'counts')
+  for i = 1, #fields, 2 do sums[fields[i]] = (sums[fields[i]] or 0) + fields[i + 1] end
+end
+return cjson.encode(sums)
+"""
 _DATE = ("year", "month", "day", "hour", "minute", "second", "microsecond")
 _ACTIVE = (RunState.CLAIMED, RunState.RUNNING)
 
@@ -89,6 +98,7 @@ class Facts:
 
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and final state
     errors: Counter[int] = field(default_factory=Counter)  # by exit code
+    retries: Counter[str] = field(default_factory=Counter)  # by site
     last: dict[str, SeenRun] = field(default_factory=dict)  # by source: the backup run that ended last
     good: dict[str, dict[str, Good]] = field(default_factory=dict)  # by source and site
     open: list[SeenRun] = field(default_factory=list)
@@ -126,6 +136,7 @@ class FactReader:
         self._follow({host: head for host, (head, _) in looks.items()})
         self._look_back(fleet)
         facts = self.facts
+        facts.ended, facts.errors, facts.retries = self._counts(hosts)
         facts.now = seconds + micros / 1e6
         facts.leader, facts.tick = bool(leads), _tick_time(meta)
         facts.open = [run for run in running if run and not run.state.is_final]
@@ -147,18 +158,39 @@ class FactReader:
             for host, (run_id, ended, ids) in zip(hosts, answers, strict=True)
         }
 
+    def _counts(self, hosts: Sequence[str]) -> tuple[Counter[tuple[str, str]], Counter[int], Counter[str]]:
+        """What has been counted: runs by kind and state, failures by exit code, retries by site."""
+        pipe = self._client.pipeline(transaction=False)
+        for start in range(0, len(hosts), _REALMS_AT_ONCE):
+            some = [self._keys[host].prefix for host in hosts[start : start + _REALMS_AT_ONCE]]
+            pipe.eval(_COUNTS, len(some), *some)
+        ended: Counter[tuple[str, str]] = Counter()
+        errors: Counter[int] = Counter()
+        retries: Counter[str] = Counter()
+        for answer in guarded(pipe.execute):
+            for name, count in json.loads(answer).items():
+                what, _, of = name.partition("|")
+                if what == "ended":
+                    kind, _, state = of.partition("|")
+                    ended[kind, state] += int(count)
+                elif what == "error" and of.isdecimal():
+                    errors[int(of)] += int(count)
+                elif what == "retries":
+                    retries[of] += int(count)
+        return ended, errors, retries
+
     def _follow(self, heads: Mapping[str, tuple[float, str] | None]) -> None:
-        """Count what ended since the last read."""
+        """Learn from what ended since the last read."""
         for host, head in heads.items():
             if host not in self._marks:
-                self._marks[host] = head  # what ended before is not counted
+                self._marks[host] = head  # what ended before stands in the histories
                 continue
             mark = self._marks[host]
             if head == mark:
                 continue
             fresh, met = self._since(host, mark)
             for one in reversed(fresh):
-                self._count(one)
+                self._learn(one)
             if not met:
                 self._forget(host)  # wiped, or more ended than the list holds
             self._marks[host] = fresh[0].mark if fresh else (mark if met else None)
@@ -179,12 +211,6 @@ class FactReader:
             if len(ids) < _STEP:
                 return fresh, mark is None
             start += _STEP
-
-    def _count(self, run: SeenRun) -> None:
-        self.facts.ended[run.kind.value, run.state.value] += 1
-        if run.state is RunState.FAILED:
-            self.facts.errors[run.exit_code] += 1
-        self._learn(run)
 
     def _learn(self, run: SeenRun) -> None:
         """Keep what a run says of its source. Of runs that ended at once, the one that is learned later is the last."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,19 +39,22 @@ _MARGIN = 2.0  # seconds by which a lock must be older than the fence: some stor
 _log = structlog.get_logger("holdfast.scheduler")
 
 
-def reap(ledger: Ledger, ring: Callable[[str, str], None]) -> tuple[list[str], list[Run]]:
-    """One look at a realm: the ids that were rung again, and the runs that were given up. Raises what `ring` raises."""
+def reap(runs: Iterable[Run], ring: Callable[[Sequence[tuple[str, str]]], object]) -> tuple[list[str], list[Run]]:
+    """Ring for what `sweep.reap` found: the ids that were rung again, and the runs that were given up.
+
+    Raises what `ring` raises.
+    """
     rung, ended = [], []
-    for run in ledger.reap():
+    for run in runs:
         log = _log.bind(run=run.id, source=run.request.source, kind=run.request.kind.value, attempt=run.attempt)
         if run.state is RunState.QUEUED:
             log.info("rung again", reason=run.error or "was not claimed")
-            ring(run.id, run.request.queue)
-            rung.append(run.id)
+            rung.append((run.id, run.request.queue))
         else:
             log.warning("given up", state=run.state.value, reason=run.error)
             ended.append(run)
-    return rung, ended
+    ring(rung)
+    return [run_id for run_id, _ in rung], ended
 
 
 @dataclass(frozen=True, slots=True)

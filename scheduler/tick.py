@@ -1,31 +1,34 @@
 """The tick: opens the runs that are due and rings for them; rings again for what was never claimed or has died.
 
-Any number of ticks may run, twice or never: a slot's run has one id, and the ledger opens it once.
+Any number of ticks may run, twice or never: a slot's run has one id, and the ledger opens it once. The whole fleet is
+looked at in a handful of round trips (`shared.ledger.sweep`); sites are asked only for what the ledger does not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduler.due import due
+from scheduler.due import Slots, due, newest_slots
 from scheduler.reaper import reap
 from shared import topology
 from shared.errors import HoldfastError, LedgerError
+from shared.ledger import sweep
 from shared.ledger.model import Opened, RunRequest, run_id_for_slot
 from shared.messaging.client import realms
 from shared.messaging.names import queue_of
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
+    from shared.config.models import Policy
     from shared.ledger.ledger import Ledger
     from shared.ledger.model import Evidence
 
-Ring = Callable[[str, str], None]  # a run's id, its queue
+Ring = Callable[[Sequence[tuple[str, str]]], object]  # runs: the id and the queue of each
 Look = Callable[[str, str], "Evidence | None"]  # a source, a site: what the site's own snapshots say
 Unlock = Callable[["Ledger"], None]
 
@@ -42,6 +45,16 @@ class Ticked:
     unknown: dict[str, str] = field(default_factory=dict)  # sources of which nothing could be learned, and why
 
 
+@dataclass(frozen=True, slots=True)
+class _Scheduled:
+    """A source that a policy schedules."""
+
+    source: str
+    host: str
+    site: str
+    policy: Policy
+
+
 def tick(
     fleet: Fleet,
     pools: Ledger,
@@ -49,63 +62,85 @@ def tick(
     look: Look,
     now: datetime,
     *,
-    unlock: Callable[[Ledger], None] | None = None,
+    unlock: Unlock | None = None,
 ) -> Ticked:
     """One tick. Raises LedgerAway, and what `ring` raises; the next tick does what this one left.
 
     `unlock` begins to remove the repository locks of dead workers; it does not wait for a site.
     """
     ticked = Ticked()
-    busy: set[str] = set()
-    for host in realms(fleet):
-        ledger = pools.realm(host)
-        rung, given_up = reap(ledger, ring)
-        ticked.rung_again += rung
-        ticked.given_up += [run.id for run in given_up]
-        if unlock is not None:
-            unlock(ledger)
-        busy.update(run.request.source for run in ledger.open_runs() if run.request.kind.is_backup)
-    for source in fleet.sources:
-        if source not in busy:
-            _schedule(fleet, pools, source, now, ticked, ring=ring, look=look)
+    reaped = sweep.reap(pools, realms(fleet))
+    rung, given_up = reap(reaped.runs, ring)
+    ticked.rung_again += rung
+    ticked.given_up += [run.id for run in given_up]
+    if unlock is not None:
+        for host in reaped.fenced:
+            unlock(pools.realm(host))
+    wanted = [(one.host, request) for one, request in _wanted(fleet, pools, now, ticked, look)]
+    answers = sweep.open_backups(pools, wanted)  # one joins a backup that was asked for since we looked
+    fresh = {Opened.OPENED, Opened.REOPENED}
+    ticked.opened = [request for (_, request), (word, _) in zip(wanted, answers, strict=True) if word in fresh]
+    for request in ticked.opened:
+        _log.info("due", run=request.id, source=request.source, kind=request.kind.value, slot=request.slot)
+    ring([(request.id, request.queue) for request in ticked.opened])
     return ticked
 
 
-def _schedule(
-    fleet: Fleet, pools: Ledger, source: str, now: datetime, ticked: Ticked, *, ring: Ring, look: Look
-) -> None:
-    policy = fleet.policy_for(source)
-    if policy is None:
-        return
-    facts = fleet.source(source)
-    ledger = pools.realm(facts.host or "")
-    try:
-        site = topology.current(fleet).primary(source)
-        evidence = ledger.evidence(source, site)
+def _wanted(
+    fleet: Fleet, pools: Ledger, now: datetime, ticked: Ticked, look: Look
+) -> list[tuple[_Scheduled, RunRequest]]:
+    """The runs that are due, of sources of which no backup is queued or under way."""
+    slots: dict[str, Slots] = {}
+    wanted = []
+    scheduled = _scheduled(fleet, ticked)
+    states = sweep.states(pools, [(one.host, one.source, one.site) for one in scheduled])
+    for one, state in zip(scheduled, states, strict=True):
+        if state.busy:
+            continue
+        evidence = state.evidence
         if evidence is None or not evidence.last_full:
             # The ledger knows of no full one. That may be because it was wiped: only the site can say.
-            evidence = look(source, site)
-            if evidence is not None:
-                ledger.note_evidence(source, site, evidence)
-    except LedgerError:
-        raise
-    except HoldfastError as error:
-        ticked.unknown[source] = str(error)
-        _log.warning("what is due can't be known", source=source, error=str(error))
-        return
-    wanted = due(policy.full, policy.incremental, evidence, now, policy.timezone)
-    if wanted is None:
-        return
-    request = RunRequest(
-        id=run_id_for_slot(source, policy.id, wanted.kind, wanted.slot),
-        kind=wanted.kind,
-        source=source,
-        policy=policy.id,
-        slot=wanted.slot,
-        queue=queue_of(wanted.kind, facts),
-    )
-    opened, _ = ledger.open_backup(request)  # it joins a backup that was asked for since we looked
-    if opened in {Opened.OPENED, Opened.REOPENED}:
-        _log.info("due", run=request.id, source=source, kind=wanted.kind.value, slot=wanted.slot)
-        ring(request.id, request.queue)
-        ticked.opened.append(request)
+            try:
+                evidence = look(one.source, one.site)
+                if evidence is not None:
+                    pools.realm(one.host).note_evidence(one.source, one.site, evidence)
+            except LedgerError:
+                raise
+            except HoldfastError as error:
+                _unknown(ticked, one.source, error)
+                continue
+        policy = one.policy
+        if policy.id not in slots:
+            slots[policy.id] = newest_slots(policy.full, policy.incremental, now, policy.timezone)
+        run = due(slots[policy.id], evidence, now)
+        if run is None:
+            continue
+        request = RunRequest(
+            id=run_id_for_slot(one.source, policy.id, run.kind, run.slot),
+            kind=run.kind,
+            source=one.source,
+            policy=policy.id,
+            slot=run.slot,
+            queue=queue_of(run.kind, fleet.source(one.source)),
+        )
+        wanted.append((one, request))
+    return wanted
+
+
+def _scheduled(fleet: Fleet, ticked: Ticked) -> list[_Scheduled]:
+    current = topology.current(fleet)
+    found = []
+    for name, source in fleet.sources.items():
+        policy = fleet.policy_for(name)
+        if policy is None:
+            continue
+        try:
+            found.append(_Scheduled(name, source.host or "", current.primary(name), policy))
+        except HoldfastError as error:
+            _unknown(ticked, name, error)
+    return found
+
+
+def _unknown(ticked: Ticked, source: str, error: HoldfastError) -> None:
+    ticked.unknown[source] = str(error)
+    _log.warning("what is due can't be known", source=source, error=str(error))

@@ -2,6 +2,7 @@
 
     {"event":"progress",...}  {"event":"packed",...}  {"event":"note","message"}  {"event":"done",...}
     {"event":"error","message","hint","exit_code"}
+The last two also say `store_retries`: how often the site was asked again.
 
 Invariant: the engine does not outlive whoever started it. When its stdin closes it gets SIGIO (no thread
 may exist before helpers are forked), and takes that for SIGTERM: it ends cleanly.
@@ -21,6 +22,7 @@ from typing import Any
 import orjson
 
 from shared.errors import EXIT_OK, HoldfastError
+from shared.storage.retry import retries
 
 OnEvent = Callable[[dict[str, Any]], None]
 _STDIN = 0
@@ -33,11 +35,12 @@ def serve(engine: Callable[[dict[str, Any], OnEvent], dict[str, Any]]) -> int:
         _watch_stdin()
         result = engine(spec, _emit)
     except HoldfastError as error:
-        _emit({"event": "error", "message": str(error.args[0]), "hint": error.hint, "exit_code": error.exit_code})
+        said = {"message": str(error.args[0]), "hint": error.hint, "exit_code": error.exit_code}
+        _emit({"event": "error", **said, "store_retries": retries()})
         return error.exit_code
     except BrokenPipeError:
         return 1  # nobody is left to be told
-    _emit({"event": "done", **result})
+    _emit({"event": "done", **result, "store_retries": retries()})
     return EXIT_OK
 
 

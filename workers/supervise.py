@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from shared.ledger.calls import ATTEMPTS
 from shared.ledger.errors import LedgerAway
 from shared.ledger.lease import Lease, boot_clock
-from shared.ledger.ledger import ATTEMPTS
 from shared.ledger.model import RunState, Word
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ POLL = 0.2  # seconds between looks at everything
 PROGRESS_EVERY = 1.0  # seconds between two notes of progress
 AWAY_EVERY = 2.0  # seconds between two tries while Redis is away
 STOP_GRACE = 15.0  # seconds that an engine has to flush, after which its group is killed
+_NO_RESULT = {"event", "store_retries"}
 _CANCELLED_CODE = 130  # as of whoever is interrupted
 
 
@@ -68,9 +69,13 @@ class Supervisor:
         owner: str,
         stopping: Callable[[], bool],
         note: Callable[[Mapping[str, object]], None] = lambda _: None,
+        site: str = "",
         grace: float = STOP_GRACE,
     ) -> None:
-        """`stopping` says whether the worker is to end; `note` puts a result's evidence into the ledger."""
+        """`stopping` says whether the worker is to end; `note` puts a result's evidence into the ledger.
+
+        `site` is the one that the engine works on.
+        """
         self.ledger = ledger
         self.request = request
         self.lease = lease
@@ -78,6 +83,7 @@ class Supervisor:
         self.owner = owner
         self._stopping = stopping
         self._note = note
+        self._site = site
         self._grace = grace
         self._log = structlog.get_logger("holdfast.worker").bind(
             run=request.id, source=request.source, kind=request.kind.value, attempt=lease.attempt
@@ -185,7 +191,7 @@ class Supervisor:
         if self._stop is Stop.OVERTAKEN:
             return Outcome(Word.LOST)
         if self._last is not None and self._last["event"] == "done":
-            result = {name: value for name, value in self._last.items() if name != "event"}
+            result = {name: value for name, value in self._last.items() if name not in _NO_RESULT}
             # A restore or a verification may be done and still have something to say: see its exit code.
             whole = result.get("complete", True) and not result.get("exit_code", 0)
             return self._finish(RunState.SUCCEEDED if whole else RunState.INCOMPLETE, result, "", 0)
@@ -204,11 +210,16 @@ class Supervisor:
         return self._finish(RunState.FAILED, {}, f"given up after {died} attempts; the last: {error}", 1)
 
     def _finish(self, state: RunState, result: Mapping[str, object], error: str, exit_code: int) -> Outcome:
+        said = self._last.get("store_retries") if self._last is not None else 0
+        retries = said if isinstance(said, int) else 0
+
         def finish() -> Word:
             if state not in {RunState.FAILED, RunState.CANCELLED} and not self._noted:
                 self._note(result)
                 self._noted = True
-            return self.ledger.finish(self.lease, state, result=result, error=error, exit_code=exit_code)
+            return self.ledger.finish(
+                self.lease, state, result=result, error=error, exit_code=exit_code, retries=(self._site, retries)
+            )
 
         word = self._settle(finish)
         return Outcome(word, state, result, error)

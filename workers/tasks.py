@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from shared.errors import HoldfastError
 from shared.ledger.errors import LedgerAway
 from shared.ledger.model import Evidence, RunState, Word, slot_text
-from shared.messaging.app import ring
+from shared.messaging.bell import ring
 from shared.messaging.events import SNAPSHOT_COMMITTED, publish
 from shared.messaging.names import TASK_RUN
 from workers import presence, specs
@@ -78,7 +78,8 @@ def _work(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) -> 
         return Word.UNKNOWN  # wiped between two calls; a slot's run is opened again by the tick
     log = _log.bind(run=run.id, source=run.request.source, kind=run.request.kind.value, attempt=lease.attempt)
     try:
-        engine = _start(context, ledger, run)
+        spec = specs.spec_for(context.fleet, run.request, slot=_slot(run), journal=ledger.journal(run.id))
+        engine = EngineProcess(specs.command_for(run.request.kind), spec)
     except HoldfastError as error:
         log.error("run failed", error=str(error))  # noqa: TRY400 - a clear message, not a crash
         return ledger.finish(lease, RunState.FAILED, error=str(error), exit_code=error.exit_code)
@@ -94,20 +95,16 @@ def _work(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) -> 
         owner=context.owner,
         stopping=context.stopping,
         note=lambda result: _note(ledger, run, result),
+        site=str(spec["site"]["id"]),
     )
     outcome = supervisor.run()
     log.info("run ended", word=outcome.word.value, state=outcome.state.value, error=outcome.error)
-    with suppress(OperationalError):  # Redis went away: the reaper rings, and events may be missed
+    with suppress(OperationalError, LedgerAway):  # Redis went away: the reaper rings, and events may be missed
         if outcome.word is Word.RELEASED and not outcome.error:
-            ring(app, run.id, run.request.queue)
+            ring(ledger.client, [(run.id, run.request.queue)])
         if outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state in _COMMITTED:
             publish(app, SNAPSHOT_COMMITTED, {"run": run.id, **_event(run, outcome.result)})
     return outcome.word
-
-
-def _start(context: WorkerContext, ledger: Ledger, run: Run) -> EngineProcess:
-    spec = specs.spec_for(context.fleet, run.request, slot=_slot(run), journal=ledger.journal(run.id))
-    return EngineProcess(specs.command_for(run.request.kind), spec)
 
 
 def _slot(run: Run) -> str:

@@ -49,6 +49,7 @@ class Fleet:
         self.secret = file.secret
         self.recovery_password: Secret = file.recovery_password
         self._file = file
+        self._policy_of: dict[str, Policy | None] = {}
 
     @classmethod
     def load(cls, path: str, seen: Seen | None = None) -> Self:
@@ -102,7 +103,9 @@ class Fleet:
 
     def policy_for(self, source: str) -> Policy | None:
         """The policy that a source follows: the first of the file that selects it."""
-        return policy_of(self.source(source), self.policies.values())
+        if source not in self._policy_of:
+            self._policy_of[source] = policy_of(self.source(source), self.policies.values())
+        return self._policy_of[source]
 
     def sources_of(self, policy: str) -> list[Source]:
         """The sources that follow a policy, in the file's order."""

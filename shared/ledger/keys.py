@@ -8,7 +8,8 @@ hf:run:<id>:children  set: the ids of the runs that it wanted
 hf:open               sorted set: runs that are not final, by the time (ms) at which the reaper looks at them
 hf:recent             list: the runs that ended, newest first, bounded
 hf:history:<source>   list: the runs of one source that ended, newest first, bounded; what falls out is deleted
-hf:backup:<source>    string: the id of the last backup of a source that was opened, which a second one joins
+hf:backups:<source>   set: the ids of the backups of a source that are not over; a second one joins one of them
+hf:counts             hash: ended|<kind>|<state>, error|<exit code>: runs; retries|<site>: requests made again
 hf:fenced             sorted set: runs whose holder was fenced, by when (ms), until its repository lock is gone
 hf:pulse              hash: when the reaper last looked (at), and until when it spares leases that ran out (spare), ms
 hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots
@@ -41,6 +42,7 @@ class Keys:
         self.fenced = f"{self.prefix}fenced"
         self.workers = f"{self.prefix}workers"
         self.pulse = f"{self.prefix}pulse"
+        self.counts = f"{self.prefix}counts"
 
     def run(self, run_id: str) -> str:
         """One run."""

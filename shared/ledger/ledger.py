@@ -13,8 +13,20 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from shared.ledger import scripts
-from shared.ledger.codec import decode_run, encode_request, error_text, milliseconds
+from shared.ledger import scripts, sweep
+from shared.ledger.calls import (
+    ATTEMPTS,
+    HISTORY,
+    JOINS_ANY,
+    JOURNAL_KEPT,
+    RETRY_AT_MOST,
+    RETRY_FIRST,
+    RING_AGAIN,
+    open_arguments,
+    opened,
+    transition,
+)
+from shared.ledger.codec import decode_run, error_text, milliseconds
 from shared.ledger.guard import guarded
 from shared.ledger.keys import Keys
 from shared.ledger.lease import LEASE_SECONDS, Lease, boot_clock
@@ -23,17 +35,6 @@ from shared.ledger.model import Evidence, Opened, Run, RunKind, RunRequest, RunS
 if TYPE_CHECKING:
     import redis
     from redis.commands.core import Script
-
-RING_AGAIN = 15.0  # seconds after which a ring that nobody followed is repeated, doubled each time
-RING_AGAIN_AT_MOST = 600.0
-RETRY_FIRST = 30.0  # seconds before a failed slot is opened again, doubled with each attempt
-RETRY_AT_MOST = 3600.0
-ATTEMPTS = 5  # attempts that may die without a word before the run counts as failed
-REMEMBERED = 30 * 86400.0  # seconds for which an ended run is kept
-JOURNAL_KEPT = 7 * 86400.0
-RECENT = 1000
-HISTORY = 100  # ended runs that are kept of each source
-ATTEMPTS_KEPT = 10
 
 
 class Claim(NamedTuple):
@@ -69,8 +70,7 @@ class Ledger:
 
         `ring_again` is the time in seconds after which the reaper rings.
         """
-        arguments = [milliseconds(ring_again), request.parent, "", "", *encode_request(request)]
-        return Opened(self._run(scripts.OPEN, request.id, arguments))
+        return Opened(self._run(scripts.OPEN, request.id, open_arguments(request, "", ring_again)))
 
     def open_backup(
         self, request: RunRequest, *, joins: RunKind | None = None, ring_again: float = RING_AGAIN
@@ -79,10 +79,8 @@ class Ledger:
 
         It joins a run of any kind, or only of the one that `joins` names; never one that is being cancelled.
         """
-        kind = joins.value if joins else ""
-        arguments = [milliseconds(ring_again), request.parent, request.source, kind, *encode_request(request)]
-        word, _, other = self._run(scripts.OPEN, request.id, arguments).partition(" ")
-        return Opened(word), other or request.id
+        arguments = open_arguments(request, joins.value if joins else JOINS_ANY, ring_again)
+        return opened(request, self._run(scripts.OPEN, request.id, arguments))
 
     def claim(self, run_id: str, owner: str, *, token: str = "") -> Claim:
         """Take the lease of a run. With `token`, the one held before, a lease that nobody else took is simply kept."""
@@ -123,11 +121,16 @@ class Ledger:
         result: Mapping[str, object] | None = None,
         error: str = "",
         exit_code: int = 0,
+        retries: tuple[str, int] = ("", 0),
     ) -> Word:
-        """End the run. FINISHED (also the second time), DONE (by another), LOST or UNKNOWN."""
+        """End the run. FINISHED (also the second time), DONE (by another), LOST or UNKNOWN.
+
+        `retries`: a site, and how often it was asked again; for the metrics.
+        """
         pause = min(RETRY_FIRST * 2 ** (lease.attempt - 1), RETRY_AT_MOST)
         said = [state.value, json.dumps(dict(result)) if result else "", error_text(error), exit_code]
-        return Word(self._run(scripts.FINISH, lease.run_id, [lease.token, *said, milliseconds(pause)]))
+        site, count = retries if retries[1] else ("", 0)
+        return Word(self._run(scripts.FINISH, lease.run_id, [lease.token, *said, milliseconds(pause), site, count]))
 
     def cancel(self, run_id: str, by: str) -> Word:
         """End a run before its time. `by` says who asks, for people.
@@ -138,21 +141,8 @@ class Ledger:
         return Word(self._run(scripts.CANCEL, run_id, [error_text(by) or "somebody"]))
 
     def reap(self, *, attempts: int = ATTEMPTS) -> list[Run]:
-        """See after the runs whose lease ran out, or whose last ring nobody followed.
-
-        Those that it returns as QUEUED are to be rung now, and are marked as rung. The others are over: FAILED after
-        so many `attempts` that died, or CANCELLED as somebody had asked.
-
-        Where nobody has looked for long, as Redis or the scheduler was away, their holders could not renew either: they
-        get the time of a lease to do so first, or a minute's outage would end every backup under way.
-        """
-        spares = [milliseconds(LEASE_SECONDS), milliseconds(self.lease_seconds)]
-        spared = guarded(lambda: self._script(scripts.PULSE)(keys=[self.keys.pulse], args=spares))
-        seconds, micros = guarded(self.client.time)
-        due = guarded(lambda: self.client.zrange(self.keys.open, 0, seconds * 1000 + micros // 1000, byscore=True))
-        rings = [milliseconds(RING_AGAIN), milliseconds(RING_AGAIN_AT_MOST)]
-        arguments = [*rings, attempts, milliseconds(RETRY_FIRST), milliseconds(RETRY_AT_MOST), spared]
-        return self._load([run_id for run_id in due if self._run(scripts.REAP, run_id, arguments)])
+        """See after this realm's runs whose lease ran out, or whose last ring nobody followed: see `sweep.reap`."""
+        return sweep.reap(self, [self.host], attempts=attempts).runs
 
     def fenced(self) -> list[tuple[str, float, float]]:
         """The runs whose holder was fenced and whose repository lock may still stand: id, when, seconds since then.
@@ -238,7 +228,5 @@ class Ledger:
         return self._scripts[text]
 
     def _run(self, text: str, run_id: str, arguments: Sequence[object]) -> Any:
-        keys = [self.keys.run(run_id), self.keys.open]
-        common = [self.keys.prefix, run_id, milliseconds(REMEMBERED), RECENT, HISTORY, ATTEMPTS_KEPT]
-        texts = [str(argument) for argument in (*common, *arguments)]
+        keys, texts = transition(self.keys, run_id, arguments)
         return guarded(lambda: self._script(text)(keys=keys, args=texts))

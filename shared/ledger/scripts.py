@@ -50,7 +50,11 @@ local function final(state, why, code)
   redis.call('ZREM', open, id)
   redis.call('LPUSH', prefix .. 'recent', id)
   redis.call('LTRIM', prefix .. 'recent', 0, ARGV[4] - 1)
-  local history = prefix .. 'history:' .. redis.call('HGET', run, 'source')
+  local source, kind = unpack(redis.call('HMGET', run, 'source', 'kind'))
+  redis.call('SREM', prefix .. 'backups:' .. source, id)
+  redis.call('HINCRBY', prefix .. 'counts', 'ended|' .. kind .. '|' .. state, 1)
+  if state == 'failed' then redis.call('HINCRBY', prefix .. 'counts', 'error|' .. code, 1) end
+  local history = prefix .. 'history:' .. source
   redis.call('LPUSH', history, id)
   redis.call('PEXPIRE', history, ARGV[3])
   while redis.call('LLEN', history) > tonumber(ARGV[5]) do
@@ -75,21 +79,23 @@ if token ~= args[1] then return 'lost' end
 """
 )
 
-# args: ms until it is rung again, the parent's id or empty, the source whose backup is joined or empty, the one kind
-# that is joined or empty for any, then field and value, ... Answers `joined` and an id where it joined another run
+# args: ms until it is rung again, the parent's id or empty, the source of a backup or empty, which backup of its source
+# it joins (`any`, one of a kind, or empty for none), then field and value, ...
+# Answers `joined` and an id where it joined another run
 OPEN = (
     _HEAD
     + """
 local state = redis.call('HGET', run, 'state')
-if args[3] ~= '' and (not state or state == 'failed') then
-  local other = redis.call('GET', prefix .. 'backup:' .. args[3])
-  if other and other ~= id then
+local backups = prefix .. 'backups:' .. args[3]
+if args[4] ~= '' and (not state or state == 'failed') then
+  for _, other in ipairs(redis.call('SMEMBERS', backups)) do
     local at, kind, cancel = unpack(redis.call('HMGET', prefix .. 'run:' .. other, 'state', 'kind', 'cancel'))
-    if at and not is_final(at) and not cancel and (args[4] == '' or kind == args[4]) then return 'joined ' .. other end
+    if not at or is_final(at) then
+      redis.call('SREM', backups, other)
+    elseif not cancel and (args[4] == 'any' or kind == args[4]) then
+      return 'joined ' .. other
+    end
   end
-end
-local function backs_up()
-  if args[3] ~= '' then redis.call('SET', prefix .. 'backup:' .. args[3], id, 'PX', ARGV[3]) end
 end
 if not state then
   redis.call('HSET', run, 'id', id, 'state', 'queued', 'opened', now, 'attempt', 0, 'rings', 1, unpack(args, 5))
@@ -99,7 +105,7 @@ if not state then
     redis.call('SADD', children, id)
     redis.call('PEXPIRE', children, ARGV[3])
   end
-  backs_up()
+  if args[3] ~= '' then redis.call('SADD', backups, id) end
   return 'opened'
 end
 if state == 'failed' then
@@ -112,7 +118,7 @@ if state == 'failed' then
   redis.call('ZADD', open, now + args[1], id)
   redis.call('LREM', prefix .. 'recent', 0, id)
   redis.call('LREM', prefix .. 'history:' .. redis.call('HGET', run, 'source'), 0, id)
-  backs_up()
+  if args[3] ~= '' then redis.call('SADD', backups, id) end
   return 'reopened'
 end
 return is_final(state) and 'done' or 'joined'
@@ -177,7 +183,8 @@ return 'released'
 """
 )
 
-# args: token, state, result as JSON or empty, error, exit code, pause in ms before a failed slot is opened again
+# args: token, state, result as JSON or empty, error, exit code, pause in ms before a failed slot is opened again, the
+# site that was asked again or empty, how often
 FINISH = (
     _HEAD
     + """
@@ -187,6 +194,7 @@ if is_final(state) then return by == args[1] and 'finished' or 'done' end
 if token ~= args[1] then return 'lost' end
 redis.call('HSET', run, 'finisher', args[1])
 redis.call('HDEL', run, 'progress')
+if args[7] ~= '' then redis.call('HINCRBY', prefix .. 'counts', 'retries|' .. args[7], args[8]) end
 if args[3] ~= '' then redis.call('HSET', run, 'result', args[3]) end
 if args[2] == 'failed' and cancel then
   cancelled()

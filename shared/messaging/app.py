@@ -15,7 +15,7 @@ from celery.platforms import SecurityWarning
 
 from shared.ledger.keys import BEAT_PREFIX
 from shared.messaging.broker import celery_broker
-from shared.messaging.names import MAINTENANCE, SCHEDULER, TASK_RUN, TASK_TICK
+from shared.messaging.names import MAINTENANCE, SCHEDULER, TASK_TICK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +58,7 @@ def make_app(url: str, *, tick_seconds: float = TICK_SECONDS, name: str = "holdf
         worker_enable_soft_shutdown_on_idle=True,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
+        worker_enable_remote_control=False,  # a worker is drained through the roll; a connection less
         enable_utc=True,
         timezone="UTC",
         beat_scheduler="redbeat.RedBeatScheduler",
@@ -79,11 +80,6 @@ def make_app(url: str, *, tick_seconds: float = TICK_SECONDS, name: str = "holdf
 
 def _unfit(url: str, option: str) -> bool:
     return url.startswith("unix://") and option in {"socket_connect_timeout", "socket_keepalive"}
-
-
-def ring(app: Celery, run_id: str, queue: str) -> None:
-    """Ring for a run. Raises kombu's OperationalError where Redis is away; the reaper rings again then."""
-    app.send_task(TASK_RUN, args=[run_id], queue=queue, ignore_result=True)
 
 
 def start_worker(app: Celery, queues: Sequence[str], *, name: str, concurrency: int) -> int:

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shared.ledger.calls import REMEMBERED
 from shared.ledger.connect import connect
 from shared.ledger.errors import AmbiguousRun, LedgerAway, RunNotOver, UnknownRun, UnknownWorker
-from shared.ledger.ledger import REMEMBERED, Ledger
+from shared.ledger.ledger import Ledger
 from shared.ledger.model import Opened, Run, RunKind, RunRequest, RunState, Word, new_run_id
 from shared.ledger.roll import Roll, WorkerInfo, worker_of
+from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url
 from shared.messaging.names import queue_of
-from shared.observability.logs import mask_url
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
@@ -55,7 +56,7 @@ def open_and_ring(fleet: Fleet, kind: RunKind, source: str, options: Mapping[str
             return run_id
     else:
         ledger.open(request)
-    _ring(fleet, request)
+    _ring(ledger, request)
     return request.id
 
 
@@ -72,7 +73,7 @@ def retry(fleet: Fleet, run_id: str) -> str:
         )
     request = replace(run.request, id=new_run_id(), slot="", parent="")
     ledger.open(request)
-    _ring(fleet, request)
+    _ring(ledger, request)
     return request.id
 
 
@@ -194,16 +195,8 @@ def realms(fleet: Fleet) -> list[str]:
     return ["", *sorted({source.host for source in fleet.sources.values() if source.host})]
 
 
-def _ring(fleet: Fleet, request: RunRequest) -> None:
-    from kombu.exceptions import OperationalError
-
-    from shared.messaging.app import make_app, ring
-
-    url = broker_url(fleet)
-    app = make_app(url)
+def _ring(ledger: Ledger, request: RunRequest) -> None:
     try:
-        ring(app, request.id, request.queue)
-    except OperationalError as error:
-        raise LedgerAway(f"run {request.id} is noted, but Redis at {mask_url(url)} went away: {error}") from error
-    finally:
-        app.close()
+        ring(ledger.client, [(request.id, request.queue)])
+    except LedgerAway as error:
+        raise LedgerAway(f"run {request.id} is noted, and rung for later: {error.args[0]}") from error

@@ -37,9 +37,10 @@ def _counter(name: str, labels: str, text: str) -> Metric:
     return Metric(f"{PREFIX}{name}_total", MetricType.COUNTER, tuple(labels.split()), text)
 
 
-# Runs, counted from when the exporter started.
+# Runs, counted by the ledger: the counts begin anew where Redis was emptied.
 RUNS = _counter("runs", "kind result", "Runs that ended, by kind and final state")
 ERRORS = _counter("run_errors", "class", "Runs that failed, by the class of their error (docs/exit-codes.md)")
+RETRIES = _counter("store_retries", "site", "Requests to a site that were made again, in the last attempts of runs")
 
 # The last backup run that ended, per source.
 LAST_END = _gauge("last_run_end_timestamp_seconds", "source kind result", "When the last backup run of a source ended")

@@ -2,11 +2,16 @@
 
 Only `Transient` is tried again. Full jitter (a wait drawn evenly from zero to the bound) keeps a
 thousand agents from coming back in step when a site returns.
+
+Retries are counted over a process and all that it forks later, in a page that they share: `retries`.
 """
 
 from __future__ import annotations
 
+import mmap
+import os
 import random
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +20,9 @@ from typing import TypeVar
 from shared.storage.api import Transient
 
 T = TypeVar("T")
+
+_COUNT = struct.Struct("=Q")
+_counts = mmap.mmap(-1, mmap.PAGESIZE)  # a slot for each process, so that none waits for another
 
 DEFAULT_DEADLINE = 60.0  # seconds; outlasts the restart of a MinIO
 
@@ -53,4 +61,15 @@ class RetryPolicy:
                     spent = now - end + self.deadline
                     message = f"{error.args[0]}, given up after {tries} tries in {spent:.1f} s"
                     raise Transient(message, hint=error.hint) from error
+                _count()
                 self.sleep(wait)
+
+
+def retries() -> int:
+    """How often this process and its helpers have tried again so far."""
+    return sum(count for (count,) in _COUNT.iter_unpack(_counts[:]))
+
+
+def _count() -> None:
+    slot = os.getpid() * _COUNT.size % mmap.PAGESIZE
+    _COUNT.pack_into(_counts, slot, _COUNT.unpack_from(_counts, slot)[0] + 1)

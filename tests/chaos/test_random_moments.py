@@ -27,7 +27,7 @@ import pytest
 from shared.config.fleet import Fleet
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind, RunState
-from shared.messaging.app import make_app, ring
+from shared.messaging.bell import ring
 from shared.messaging.client import open_and_ring
 from shared.storage.api import ObjectStore
 from tests.support.attempts import RECOVERY, SECRET, Bench, make_source, run_restic
@@ -90,7 +90,6 @@ class Lane:
         with open(self.path, "w") as file:
             json.dump(fleet, file)  # which is YAML, too
         self.fleet = Fleet.load(self.path)
-        self.app = make_app(broker)
         self.workers = [self._worker(), self._worker()]
 
     def _worker(self) -> subprocess.Popen[bytes]:
@@ -108,7 +107,6 @@ class Lane:
             with suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
-        self.app.close()
 
     def open(self, source: str) -> str:
         """Open a full backup by hand, and ring."""
@@ -117,7 +115,7 @@ class Lane:
     def reap(self) -> None:
         """What the scheduler's tick does for runs that nobody holds."""
         for run in self.ledger.reap():
-            ring(self.app, run.id, run.request.queue)
+            ring(self.ledger.client, [(run.id, run.request.queue)])
 
     def traces(self, run: str) -> list[str]:
         """The traces of the engines that worked on a run."""

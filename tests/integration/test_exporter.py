@@ -85,20 +85,15 @@ def test_what_is_served_is_what_the_table_says(redis: tuple[Ledger, ValkeyServer
     assert got == {(name, str(metric.type), metric.help) for name, metric in FAMILIES.items()}
 
 
-def test_runs_are_counted_once_from_when_the_exporter_starts(
-    redis: tuple[Ledger, ValkeyServer], small: SmallFleet
-) -> None:
-    """What ended before is not counted; what ends is counted once; a failed slot that fails again counts again."""
+def test_runs_are_counted_by_the_ledger(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """Those of every realm, whichever exporter is asked; a failed slot that fails again counts again."""
     ledger, _ = redis
-    ended(ledger)
-    exporter = Scraper(small.path)
-    assert sum(exporter.scrape()["holdfast_runs_total"].values()) == 0
     failed = ended(ledger, RunState.FAILED, exit_code=32)
-    ended(ledger)
-    exporter.scrape()
+    small.add_source("web2", host="web2")
+    ended(ledger.realm("web2"), run=a_run("web2"))
     ended(ledger, RunState.FAILED, run=failed, exit_code=99)
-    exporter.scrape()
-    found = exporter.scrape()
+    Scraper(small.path).scrape()
+    found = Scraper(small.path).scrape()
     assert {labels: count for labels, count in found["holdfast_runs_total"].items() if count} == {
         ("backup-full", "failed"): 2,
         ("backup-full", "succeeded"): 1,
@@ -109,16 +104,31 @@ def test_runs_are_counted_once_from_when_the_exporter_starts(
     }
 
 
-def test_more_runs_than_one_reading_takes_are_counted(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+def test_requests_made_again_are_counted_by_site(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """From the last attempts of runs that ended, well or not."""
+    ledger, _ = redis
+    for state, retries in ((RunState.SUCCEEDED, 2), (RunState.FAILED, 3), (RunState.SUCCEEDED, 0)):
+        request = a_run()
+        ledger.open(request)
+        lease = ledger.claim(request.id, "worker").lease
+        assert lease is not None
+        ledger.finish(lease, state, retries=("a", retries))
+    assert Scraper(small.path).scrape()["holdfast_store_retries_total"] == {("a",): 5}
+
+
+def test_more_runs_than_one_reading_takes_are_followed(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
     """Between two scrapes many runs may end: the list is followed back to the last one that was seen."""
     ledger, _ = redis
     ended(ledger)
     exporter = Scraper(small.path)
     exporter.scrape()
-    for _ in range(60):
-        for source in ("web1", "web2"):  # of one source a hundred are remembered
-            ended(ledger, run=a_run(source))
-    assert exporter.scrape()["holdfast_runs_total"]["backup-full", "succeeded"] == 120
+    last = ledger.get(ended(ledger).id)
+    assert last is not None
+    for _ in range(120):
+        ended(ledger, run=a_run("web2"))
+    assert exporter.scrape()["holdfast_last_run_end_timestamp_seconds"] == {
+        ("web1", "backup-full", "succeeded"): pytest.approx(last.ended)
+    }
 
 
 def test_a_new_exporter_knows_the_past(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:

@@ -231,6 +231,8 @@ def test_a_backup_joins_the_one_of_its_source_that_is_under_way(ledger: Ledger) 
     other = a_run("db1")
     assert ledger.open_backup(other) == (Opened.OPENED, other.id)
     ledger.finish(claimed(ledger, full.id), RunState.SUCCEEDED)
+    assert ledger.open_backup(a_run()) == (Opened.JOINED, first.id)
+    ledger.finish(claimed(ledger, first.id), RunState.SUCCEEDED)
     later = a_run()
     assert ledger.open_backup(later) == (Opened.OPENED, later.id)
     claimed(ledger, later.id)
@@ -397,7 +399,7 @@ def test_a_run_whose_workers_keep_dying_is_given_up(ledger: Ledger) -> None:
 
 def test_history_is_bounded_and_what_falls_out_is_forgotten(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Newest first, per source; a failed slot that is opened again leaves it, so it can't be deleted while it runs."""
-    monkeypatch.setattr("shared.ledger.ledger.HISTORY", 3)
+    monkeypatch.setattr("shared.ledger.calls.HISTORY", 3)
     monkeypatch.setattr("shared.ledger.ledger.RETRY_FIRST", 0.0)
     slot = a_run()
     ledger.open(slot)

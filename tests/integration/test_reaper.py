@@ -77,9 +77,9 @@ def dead(ledger: Ledger, kind: RunKind = RunKind.FULL) -> str:
     assert ledger.claim(request.id, "dead:1").lease is not None
     ledger.client.hset(ledger.keys.run(request.id), "lease", 0)
     ledger.client.zadd(ledger.keys.open, {request.id: 0})
-    rung: list[str] = []
-    assert reap(ledger, lambda run_id, _: rung.append(run_id)) == ([request.id], [])
-    assert rung == [request.id]
+    rung: list[tuple[str, str]] = []
+    assert reap(ledger.reap(), rung.extend) == ([request.id], [])
+    assert rung == [(request.id, request.queue)]
     return request.id
 
 
@@ -150,8 +150,8 @@ def test_a_tick_reaps_unlocks_and_tells_what_it_gave_up(ledger: Ledger, small: S
     ledger.client.zadd(ledger.keys.open, {run_id: 0})
     known = Evidence("2026-03-04T00:00:00Z", "2026-03-04T00:00:00Z")
     unlock = Unlocker(small.fleet)
-    rung: list[str] = []
-    ticked = tick(small.fleet, ledger, lambda run_id, _: rung.append(run_id), lambda *_: known, NOON, unlock=unlock)
+    rung: list[tuple[str, str]] = []
+    ticked = tick(small.fleet, ledger, rung.extend, lambda *_: known, NOON, unlock=unlock)
     unlock.wait(20)
     assert (ticked.rung_again, ticked.given_up, rung) == ([], [run_id], [])
     run = ledger.get(run_id)

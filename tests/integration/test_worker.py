@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Self
@@ -20,7 +20,8 @@ from shared.ledger.errors import AmbiguousRun, RunNotOver, UnknownRun, UnknownWo
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, RunKind, RunRequest, RunState, Word, run_id_for_slot
 from shared.messaging import client
-from shared.messaging.app import make_app, ring
+from shared.messaging.app import make_app
+from shared.messaging.bell import ring
 from shared.messaging.client import follow, open_and_ring
 from shared.messaging.events import REPLICATION
 from shared.messaging.names import BACKUP, TASK_RUN
@@ -64,14 +65,14 @@ class Scene:
 
     def tick(self, evidence: Evidence | None = None) -> list[str]:
         """One tick at noon; the ids that were rung."""
-        rung: list[str] = []
+        rung: list[tuple[str, str]] = []
 
-        def bell(run_id: str, queue: str) -> None:
-            rung.append(run_id)
-            ring(self.app, run_id, queue)
+        def bell(rings: Sequence[tuple[str, str]]) -> None:
+            rung.extend(rings)
+            ring(self.ledger.client, rings)
 
         tick(self.fleet, self.ledger, bell, lambda *_: evidence, NOON)
-        return rung
+        return [run_id for run_id, _ in rung]
 
     def state(self, run_id: str) -> RunState | None:
         """Where a run stands."""
@@ -107,7 +108,7 @@ def test_a_due_slot_is_backed_up_once_however_often_it_is_rung(scene: Scene) -> 
         (run_id,) = scene.tick()
         assert run_id == run_id_for_slot("web1", "all", RunKind.FULL, "2026-03-04T00:00:00Z")
         for _ in range(3):
-            ring(scene.app, run_id, BACKUP)
+            ring(scene.ledger.client, [(run_id, BACKUP)])
         until(lambda: scene.state(run_id) is RunState.SUCCEEDED)
         assert scene.tick() == []
         run = scene.ledger.get(run_id)

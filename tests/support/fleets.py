@@ -34,6 +34,13 @@ class SmallFleet:
         """The file, loaded."""
         return Fleet.load(self.path)
 
+    def add_source(self, name: str, *, host: str) -> None:
+        """A further source, of a host."""
+        with open(self.path) as file:
+            text = file.read().rstrip()
+        with open(self.path, "w") as file:
+            file.write(f"{text[:-1]}, {name}: {{host: {host}, paths: [{self.source_dir}]}}}}\n")
+
     def behave(self, do: str, **more: object) -> None:
         """Tell the fake engine what to do from now on."""
         with open(os.path.join(self.source_dir, "engine.json"), "w") as file:

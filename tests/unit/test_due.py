@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.due import Due, due, evidence_of, newest_slot
+from scheduler.due import Due, evidence_of, newest_slot, newest_slots
+from scheduler.due import due as due_now
 from shared.config.values import Schedule
 from shared.ledger.model import Evidence, RunKind, run_id_for_slot, slot_text, slot_time
 from shared.repository.snapshot import Snapshot
@@ -17,6 +18,11 @@ NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)  # a Wednesday
 WEEKLY = Schedule.parse("0 2 * * 0")
 NIGHTLY = Schedule.parse("0 2 * * *")
 QUARTER = Schedule.parse("15m")
+
+
+def due(full: Schedule | None, incremental: Schedule | None, evidence: Evidence | None, now: datetime) -> Due | None:
+    """What is due of two schedules."""
+    return due_now(newest_slots(full, incremental, now), evidence, now)
 
 
 def text(*when: int) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
+import redis
 
 from shared import topology
 from shared.ledger.model import RunKind
+from shared.messaging import bell
 from shared.messaging.app import make_app
 from shared.messaging.broker import broker_url, celery_broker, embedded_socket
-from shared.messaging.names import queue_of
+from shared.messaging.names import TASK_RUN, queue_of
 from shared.topology import Epoch, StaleEpoch
 from tests.support.fleets import SmallFleet
+from tests.support.tools import ValkeyServer
 
 
 def test_the_embedded_socket_fits_the_kernels_bound() -> None:
@@ -53,6 +57,24 @@ def test_the_app_keeps_to_the_doorbell(tmp_path: os.PathLike[str]) -> None:
     assert conf.accept_content == ["json"]
     assert not conf.worker_cancel_long_running_tasks_on_connection_loss
     assert conf.beat_schedule["tick"]["options"]["expires"] == conf.beat_schedule["tick"]["schedule"]
+
+
+def test_a_ring_is_what_celery_would_put_there(tmp_path: os.PathLike[str]) -> None:
+    """Key by key, but for ids: a new release of Celery that words a message in another way is noticed."""
+    with ValkeyServer(os.path.join(tmp_path, "valkey")) as server:
+        app = make_app(server.url)
+        app.send_task(TASK_RUN, args=["ab" * 16], queue="backup", ignore_result=True)
+        client = redis.Redis.from_url(server.url)
+        assert bell.ring(client, [("ab" * 16, "backup")]) == 1
+        ours, theirs = (json.loads(text) for text in client.lrange("backup", 0, -1))
+        app.close()
+        client.close()
+    for message in (ours, theirs):
+        headers, properties = message["headers"], message["properties"]
+        assert headers.pop("id") == headers.pop("root_id") == properties.pop("correlation_id")
+        assert len(properties.pop("delivery_tag")) == 36
+        del headers["origin"], properties["reply_to"]  # who sent it, and where an answer would go: there is none
+    assert ours == theirs
 
 
 def test_a_run_is_rung_where_its_source_can_be_read(tmp_path: os.PathLike[str]) -> None:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from scheduler import reaper
-from shared.ledger import lease, ledger, model, roll
+from shared.ledger import calls, lease, model, roll
 from shared.ledger.model import RunState
 from workers import presence, supervise
 
@@ -37,14 +37,14 @@ def test_every_state_is_explained(page: str) -> None:
     [
         f"holds its lease for {lease.LEASE_SECONDS:.0f} s and renews it every {lease.LEASE_SECONDS / 3:.0f}",
         f"takes it for gone after {lease.LEASE_SECONDS * 2 / 3:.0f} s",
-        f"after {ledger.RING_AGAIN:.0f} s, doubled each time",
-        f"every {ledger.RING_AGAIN_AT_MOST / 60:.0f} minutes at most",
-        f"After a pause: {ledger.RETRY_FIRST:.0f} s, doubled with each attempt, an hour at most",
-        f"given up after {ledger.ATTEMPTS} attempts",
+        f"after {calls.RING_AGAIN:.0f} s, doubled each time",
+        f"every {calls.RING_AGAIN_AT_MOST / 60:.0f} minutes at most",
+        f"After a pause: {calls.RETRY_FIRST:.0f} s, doubled with each attempt, an hour at most",
+        f"given up after {calls.ATTEMPTS} attempts",
         f"tried again every {reaper.AGAIN:.0f} s",
         f"{supervise.STOP_GRACE:.0f} s at most, then it is killed",
-        f"{ledger.REMEMBERED / 86400:.0f} days, and the last {ledger.HISTORY} of each source",
-        f"{ledger.JOURNAL_KEPT / 86400:.0f} days at most",
+        f"{calls.REMEMBERED / 86400:.0f} days, and the last {calls.HISTORY} of each source",
+        f"{calls.JOURNAL_KEPT / 86400:.0f} days at most",
         f"every {presence.BEAT:.0f} s that it is there",
         f"silent for {roll.GONE:.0f} s",
     ],
@@ -52,5 +52,5 @@ def test_every_state_is_explained(page: str) -> None:
 def test_its_numbers_are_the_codes(page: str, said: str) -> None:
     """A constant that changes must change here too."""
     assert said in page
-    assert ledger.RETRY_AT_MOST == 3600  # "an hour"
-    assert ledger.ATTEMPTS_KEPT == 10  # "the last ten"
+    assert calls.RETRY_AT_MOST == 3600  # "an hour"
+    assert calls.ATTEMPTS_KEPT == 10  # "the last ten"

@@ -1,0 +1,157 @@
+"""One look at many realms and sources at once, for the tick: thousands of hosts in a handful of round trips.
+
+Scripts that only read look at some hundreds of realms or sources each and answer in JSON; what is then to be done goes
+out in one pipeline of the same atomic transitions that everybody uses. So nothing here decides: between the look and
+the act anything may have happened, and the transition looks again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from shared.ledger import scripts
+from shared.ledger.calls import ATTEMPTS, JOINS_ANY, open_arguments, opened, reap_arguments, transition
+from shared.ledger.codec import decode_run, milliseconds
+from shared.ledger.guard import guarded
+from shared.ledger.keys import Keys
+from shared.ledger.lease import LEASE_SECONDS
+from shared.ledger.model import Evidence, Opened, Run, RunRequest
+
+if TYPE_CHECKING:
+    from redis.client import Pipeline
+
+    from shared.ledger.ledger import Ledger
+
+Item = TypeVar("Item")
+
+_LOOKED_AT = 500  # realms or sources of one script: a few milliseconds of Redis's time
+_ACTED_ON = 1000  # transitions of one pipeline
+
+# KEYS: prefixes of realms; only reads. Answers in JSON: the number of each realm that has something, from 0, the ids of
+# its runs that are to be looked after now (some, where there are very many), and whether a holder was fenced.
+_WAITING = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local all = {}
+for i, prefix in ipairs(KEYS) do
+  local ids = redis.call('ZRANGE', prefix .. 'open', '-inf', now, 'BYSCORE', 'LIMIT', 0, 10000)
+  local fenced = redis.call('EXISTS', prefix .. 'fenced')
+  if #ids > 0 or fenced == 1 then all[#all + 1] = {i - 1, ids, fenced} end
+end
+return cjson.encode(all)
+"""
+
+# KEYS: prefixes of realms; ARGV: source and site for each; only reads. Answers in JSON, three texts a source: the slots
+# of its last snapshot and of its last full one there, and "1" while a backup of it is not over.
+_SOURCES = """
+local all = {}
+for i, prefix in ipairs(KEYS) do
+  local source, site = ARGV[2 * i - 1], ARGV[2 * i]
+  local slots = redis.call('HMGET', prefix .. 'evidence:' .. source, site .. '|last', site .. '|full')
+  all[3 * i - 2] = slots[1] or ''
+  all[3 * i - 1] = slots[2] or ''
+  all[3 * i] = redis.call('EXISTS', prefix .. 'backups:' .. source) == 1 and '1' or ''
+end
+return cjson.encode(all)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """What the ledger knows of a source at one site."""
+
+    evidence: Evidence | None  # None: nothing at all (look at the site)
+    busy: bool  # a backup of it is queued or under way
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What a reaper's look found."""
+
+    runs: list[Run]  # QUEUED: to be rung now, and marked as rung. Others are over: FAILED or CANCELLED
+    fenced: list[str]  # hosts in whose realm a holder was fenced, so that its repository lock may still stand
+
+
+def reap(pools: Ledger, hosts: Sequence[str], *, attempts: int = ATTEMPTS) -> Reaped:
+    """See after the runs of these realms whose lease ran out, or whose last ring nobody followed.
+
+    A run fails after so many `attempts` that died, and is CANCELLED where somebody had asked for that.
+
+    Where nobody has looked for long, as Redis or the scheduler was away, their holders could not renew either: they
+    get the time of a lease to do so first, or a minute's outage would end every backup under way.
+    Raises LedgerAway and LedgerError.
+    """
+    spares = [milliseconds(LEASE_SECONDS), milliseconds(pools.lease_seconds)]
+    pulse = pools.client.register_script(scripts.PULSE)
+    spared = bool(guarded(lambda: pulse(keys=[pools.keys.pulse], args=spares)))
+    waiting = _waiting(pools, hosts)
+    due = [(host, run_id) for host, ids, _ in waiting for run_id in ids]
+    own = reap_arguments(attempts=attempts, spared=spared)
+    script = pools.client.register_script(scripts.REAP)
+
+    def act(pipe: Pipeline, one: tuple[str, str]) -> None:
+        keys, arguments = transition(Keys(one[0]), one[1], own)
+        script(keys=keys, args=arguments, client=pipe)
+
+    acted = [one for one, done in zip(due, _each(pools, due, act), strict=True) if done]
+    hashes = _each(pools, acted, lambda pipe, one: pipe.hgetall(Keys(one[0]).run(one[1])))
+    runs = [decode_run(fields, host) for (host, _), fields in zip(acted, hashes, strict=True) if "kind" in fields]
+    marked = {host for host, _, has_fence in waiting if has_fence} | {host for host, _ in acted}
+    return Reaped(runs, sorted(marked))
+
+
+def states(pools: Ledger, sources: Sequence[tuple[str, str, str]]) -> list[SourceState]:
+    """What is known of sources, each (host, source, site), in that order. Raises LedgerAway and LedgerError."""
+
+    def look(pipe: Pipeline, some: Sequence[tuple[str, str, str]]) -> None:
+        names = [text for _, source, site in some for text in (source, site)]
+        pipe.eval(_SOURCES, len(some), *(Keys(host).prefix for host, _, _ in some), *names)
+
+    texts = [text for answer in _each(pools, list(_batches(sources)), look) for text in json.loads(answer)]
+    return [
+        SourceState(Evidence(last, full) if last or full else None, bool(busy))
+        for last, full, busy in zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+    ]
+
+
+def open_backups(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> list[tuple[Opened, str]]:
+    """Open backups, each (host, request), as `Ledger.open_backup` does. Raises LedgerAway: some may be open then."""
+    script = pools.client.register_script(scripts.OPEN)
+
+    def act(pipe: Pipeline, one: tuple[str, RunRequest]) -> None:
+        keys, arguments = transition(Keys(one[0]), one[1].id, open_arguments(one[1], JOINS_ANY))
+        script(keys=keys, args=arguments, client=pipe)
+
+    answers = _each(pools, requests, act)
+    return [opened(request, answer) for (_, request), answer in zip(requests, answers, strict=True)]
+
+
+def _waiting(pools: Ledger, hosts: Sequence[str]) -> list[tuple[str, list[str], bool]]:
+    """Of each realm that has something: its host, the runs to look after, and whether it has a fence."""
+    batches = list(_batches(hosts))
+    answers = _each(
+        pools, batches, lambda pipe, some: pipe.eval(_WAITING, len(some), *(Keys(host).prefix for host in some))
+    )
+    return [
+        (batch[number], list(ids), bool(has_fence))
+        for batch, answer in zip(batches, answers, strict=True)
+        for number, ids, has_fence in json.loads(answer)
+    ]
+
+
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return (items[at : at + _LOOKED_AT] for at in range(0, len(items), _LOOKED_AT))
+
+
+def _each(pools: Ledger, items: Sequence[Item], ask: Callable[[Pipeline, Item], object]) -> list[Any]:
+    """One answer per item, many in one round trip."""
+    answers: list[Any] = []
+    for start in range(0, len(items), _ACTED_ON):
+        pipe = pools.client.pipeline(transaction=False)
+        for item in items[start : start + _ACTED_ON]:
+            ask(pipe, item)
+        answers += cast("list[Any]", guarded(pipe.execute))
+    return answers
