@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from shared.ledger import sweep
 from shared.ledger.guard import guarded
 from shared.ledger.keys import BEAT_LOCK, BEAT_PREFIX
 from shared.ledger.model import RunKind, RunState, slot_time
@@ -39,16 +40,6 @@ _STEP = 50  # entries of a list that are read at a time
 _FIELDS = ("id", "kind", "source", "state", "queue", "opened", "started", "ended", "lease", "exit_code", "result")
 _REALMS_AT_ONCE = 500  # of one script: a few milliseconds of Redis's time
 
-# KEYS: prefixes of realms; only reads. Answers per realm: the run that ended last, when (ms), and its open runs.
-_REALMS = """
-local all = {}
-for i, prefix in ipairs(KEYS) do
-  local id = redis.call('LINDEX', prefix .. 'recent', 0)
-  local ended = id and redis.call('HGET', prefix .. 'run:' .. id, 'ended')
-  all[i] = {id or '', ended or '0', redis.call('ZRANGE', prefix .. 'open', 0, -1)}
-end
-return all
-"""
 # KEYS: prefixes of realms; only reads. Answers in JSON: all their counts, added up.
 _COUNTS = """
 local sums = {}
@@ -131,9 +122,9 @@ class FactReader:
         pipe.hget(TICK_ENTRY, "meta")
         (seconds, micros), leads, meta = guarded(pipe.execute)
         lengths = dict(zip(names, self._each(names, lambda pipe, name: pipe.llen(name)), strict=True))
-        looks = self._look(hosts)
-        running = self._runs([(host, one) for host, (_, ids) in looks.items() for one in ids])
-        self._follow({host: head for host, (head, _) in looks.items()})
+        heads = sweep.heads(self._pools, hosts)
+        running = self._runs([(head.host, one) for head in heads for one in head.open])
+        self._follow({head.host: (head.ended, head.newest) if head.ended else None for head in heads})
         self._look_back(fleet)
         facts = self.facts
         facts.ended, facts.errors, facts.retries = self._counts(hosts)
@@ -145,18 +136,6 @@ class FactReader:
     def close(self) -> None:
         """Give up the connection."""
         self._client.close()
-
-    def _look(self, hosts: Sequence[str]) -> dict[str, tuple[tuple[float, str] | None, list[str]]]:
-        """By realm: the end of the run that ended last, and the ids of its open runs."""
-        pipe = self._client.pipeline(transaction=False)
-        for start in range(0, len(hosts), _REALMS_AT_ONCE):
-            some = [self._keys[host].prefix for host in hosts[start : start + _REALMS_AT_ONCE]]
-            pipe.eval(_REALMS, len(some), *some)
-        answers = [entry for answer in guarded(pipe.execute) for entry in answer]
-        return {
-            host: ((int(ended) / 1000, run_id) if int(ended) else None, ids)
-            for host, (run_id, ended, ids) in zip(hosts, answers, strict=True)
-        }
 
     def _counts(self, hosts: Sequence[str]) -> tuple[Counter[tuple[str, str]], Counter[int], Counter[str]]:
         """What has been counted: runs by kind and state, failures by exit code, retries by site."""

@@ -60,8 +60,10 @@ class EngineProcess:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None  # noqa: S101, PT018 - both were asked for as pipes
         self._stdin, self._stdout = stdin, stdout
+        self._pidfd = os.pidfd_open(self._process.pid)  # readable as soon as it has ended
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
+        self._selector.register(self._pidfd, selectors.EVENT_READ)
         self._send(line)
 
     @property
@@ -81,17 +83,15 @@ class EngineProcess:
 
     def events(self, timeout: float) -> list[Event]:
         """What it has said, waiting up to `timeout` seconds for something."""
-        if not self._open:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout)
-            return []
-        if not self._selector.select(timeout):
+        ready = {key.fd for key, _ in self._selector.select(timeout)}
+        if not self._open or self._stdout.fileno() not in ready:
             if self._process.poll() is not None:
-                self._open = False  # it ended, but something it left behind holds the pipe
+                self._open = False  # all it said was heard; what it left behind may still hold the pipe
             return []
         data = os.read(self._stdout.fileno(), _READ)
         if not data:
             self._open = False
+            self._selector.unregister(self._stdout)
             return []
         return [event for line in self._lines(data) if (event := self._parse(line)) is not None]
 
@@ -111,6 +111,7 @@ class EngineProcess:
         self.kill()
         self._process.wait()
         self._selector.close()
+        os.close(self._pidfd)
         with suppress(OSError):
             self._stdin.close()
         self._stdout.close()

@@ -44,6 +44,26 @@ end
 return cjson.encode(all)
 """
 
+# KEYS: prefixes of realms; only reads. Answers in JSON per realm: the run that ended last, when (ms), its open runs.
+_HEADS = """
+local all = {}
+for i, prefix in ipairs(KEYS) do
+  local id = redis.call('LINDEX', prefix .. 'recent', 0)
+  local ended = id and redis.call('HGET', prefix .. 'run:' .. id, 'ended')
+  all[i] = {id or '', ended or '0', redis.call('ZRANGE', prefix .. 'open', 0, -1)}
+end
+return cjson.encode(all)
+"""
+
+# KEYS: prefixes of realms; ARGV: a run's id; only reads. Answers in JSON the numbers, from 0, of those that have it.
+_HOMES = """
+local all = {}
+for i, prefix in ipairs(KEYS) do
+  if redis.call('EXISTS', prefix .. 'run:' .. ARGV[1]) == 1 then all[#all + 1] = i - 1 end
+end
+return cjson.encode(all)
+"""
+
 # KEYS: prefixes of realms; ARGV: source and site for each; only reads. Answers in JSON, three texts a source: the slots
 # of its last snapshot and of its last full one there, and "1" while a backup of it is not over.
 _SOURCES = """
@@ -65,6 +85,16 @@ class SourceState:
 
     evidence: Evidence | None  # None: nothing at all (look at the site)
     busy: bool  # a backup of it is queued or under way
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The top of one realm."""
+
+    host: str
+    newest: str  # the id of the run that ended last; empty: none that is remembered
+    ended: float  # when that was, in seconds since 1970 by Redis's clock; 0 for none
+    open: tuple[str, ...]  # the ids of the runs that are not over
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +127,8 @@ def reap(pools: Ledger, hosts: Sequence[str], *, attempts: int = ATTEMPTS) -> Re
         script(keys=keys, args=arguments, client=pipe)
 
     acted = [one for one, done in zip(due, _each(pools, due, act), strict=True) if done]
-    hashes = _each(pools, acted, lambda pipe, one: pipe.hgetall(Keys(one[0]).run(one[1])))
-    runs = [decode_run(fields, host) for (host, _), fields in zip(acted, hashes, strict=True) if "kind" in fields]
     marked = {host for host, _, has_fence in waiting if has_fence} | {host for host, _ in acted}
-    return Reaped(runs, sorted(marked))
+    return Reaped(load(pools, acted), sorted(marked))
 
 
 def states(pools: Ledger, sources: Sequence[tuple[str, str, str]]) -> list[SourceState]:
@@ -117,6 +145,43 @@ def states(pools: Ledger, sources: Sequence[tuple[str, str, str]]) -> list[Sourc
     ]
 
 
+def heads(pools: Ledger, hosts: Sequence[str]) -> list[Head]:
+    """The top of each of these realms, in that order. Raises LedgerAway and LedgerError."""
+    entries = _look(pools, hosts, _HEADS)
+    return [
+        Head(host, newest, int(ended) / 1000, tuple(ids))
+        for host, (newest, ended, ids) in zip(hosts, (one for batch in entries for one in batch), strict=True)
+    ]
+
+
+def homes(pools: Ledger, hosts: Sequence[str], run_id: str) -> list[str]:
+    """The hosts in whose realm there is a run of this id: one, or none. Raises LedgerAway and LedgerError."""
+    found = _look(pools, hosts, _HOMES, run_id)
+    return [batch[number] for batch, numbers in zip(_batches(hosts), found, strict=True) for number in numbers]
+
+
+def load(pools: Ledger, runs: Sequence[tuple[str, str]]) -> list[Run]:
+    """The runs, each (host, id), that there are, in that order. Raises LedgerAway and LedgerError."""
+    hashes = _each(pools, runs, lambda pipe, one: pipe.hgetall(Keys(one[0]).run(one[1])))
+    return [decode_run(fields, host) for (host, _), fields in zip(runs, hashes, strict=True) if "kind" in fields]
+
+
+def newest(pools: Ledger, heads: Sequence[Head], count: int) -> list[Run]:
+    """The `count` runs of these realms that ended last, newest first. Raises LedgerAway and LedgerError."""
+    # Whatever is among the newest lies in one of as many realms whose own newest are the newest.
+    realms = sorted((head for head in heads if head.ended), key=lambda head: -head.ended)[:count]
+    lists = _each(pools, realms, lambda pipe, head: pipe.lrange(Keys(head.host).recent, 0, count - 1))
+    wanted = [(head.host, run_id) for head, ids in zip(realms, lists, strict=True) for run_id in ids]
+    return sorted(load(pools, wanted), key=lambda run: -run.ended)[:count]
+
+
+def history(pools: Ledger, heads: Sequence[Head], source: str, count: int) -> list[Run]:
+    """The runs of a source that ended last, in whichever of these realms. Raises LedgerAway and LedgerError."""
+    hosts = [head.host for head in heads if head.ended]
+    lists = _each(pools, hosts, lambda pipe, host: pipe.lrange(Keys(host).history(source), 0, count - 1))
+    return load(pools, [(host, run_id) for host, ids in zip(hosts, lists, strict=True) for run_id in ids])
+
+
 def open_backups(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> list[tuple[Opened, str]]:
     """Open backups, each (host, request), as `Ledger.open_backup` does. Raises LedgerAway: some may be open then."""
     script = pools.client.register_script(scripts.OPEN)
@@ -131,15 +196,21 @@ def open_backups(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> l
 
 def _waiting(pools: Ledger, hosts: Sequence[str]) -> list[tuple[str, list[str], bool]]:
     """Of each realm that has something: its host, the runs to look after, and whether it has a fence."""
-    batches = list(_batches(hosts))
-    answers = _each(
-        pools, batches, lambda pipe, some: pipe.eval(_WAITING, len(some), *(Keys(host).prefix for host in some))
-    )
     return [
         (batch[number], list(ids), bool(has_fence))
-        for batch, answer in zip(batches, answers, strict=True)
-        for number, ids, has_fence in json.loads(answer)
+        for batch, answer in zip(_batches(hosts), _look(pools, hosts, _WAITING), strict=True)
+        for number, ids, has_fence in answer
     ]
+
+
+def _look(pools: Ledger, hosts: Sequence[str], script: str, *arguments: str) -> list[Any]:
+    """What a script that only reads answers for each batch of realms."""
+    answers = _each(
+        pools,
+        list(_batches(hosts)),
+        lambda pipe, some: pipe.eval(script, len(some), *(Keys(host).prefix for host in some), *arguments),
+    )
+    return [json.loads(answer) for answer in answers]
 
 
 def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -7,6 +7,7 @@ acknowledgement, and visibility time-outs do not matter.
 
 from __future__ import annotations
 
+import gc
 import warnings
 from typing import TYPE_CHECKING
 
@@ -97,5 +98,7 @@ def start_worker(app: Celery, queues: Sequence[str], *, name: str, concurrency: 
         loglevel="INFO",
         quiet=True,
     )
+    gc.collect()
+    gc.freeze()  # children share what was imported: the collector would touch, and so copy, every page of it
     worker.start()
     return int(worker.exitcode or 0)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shared.ledger import sweep
 from shared.ledger.calls import REMEMBERED
 from shared.ledger.connect import connect
 from shared.ledger.errors import AmbiguousRun, LedgerAway, RunNotOver, UnknownRun, UnknownWorker
@@ -21,7 +22,8 @@ from shared.messaging.names import queue_of
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
 
-_POLL = 0.2  # seconds
+_POLL_FIRST = 0.02  # seconds after a change, then slower: small runs end at once
+_POLL = 0.2
 _ID_LENGTH = 32
 _ID = re.compile(r"[0-9a-f]{1,32}")
 
@@ -84,6 +86,7 @@ def follow(fleet: Fleet, run_id: str, *, poll: float = _POLL) -> Iterator[Run]:
     """
     last: Run | None = None
     home: Ledger | None = None
+    pause = _POLL_FIRST
     while last is None or not last.state.is_final:
         if home is None or last is None:
             home, run = find(fleet, run_id)
@@ -93,10 +96,11 @@ def follow(fleet: Fleet, run_id: str, *, poll: float = _POLL) -> Iterator[Run]:
                 raise UnknownRun(f"run {last.id} is no longer in the ledger", hint="Was Redis emptied?")
             run = found
         if run != last:
-            last = run
+            last, pause = run, _POLL_FIRST
             yield run
         if not run.state.is_final:
-            time.sleep(poll)
+            time.sleep(min(pause, poll))
+            pause *= 1.5
 
 
 def find(fleet: Fleet, run_id: str) -> tuple[Ledger, Run]:
@@ -108,13 +112,8 @@ def find(fleet: Fleet, run_id: str) -> tuple[Ledger, Run]:
     if not _ID.fullmatch(run_id):
         raise UnknownRun(f"{run_id[:40]!r} is no run's id", hint="An id is 32 digits of 0-9a-f; its first ones will do")
     whole = len(run_id) == _ID_LENGTH
-    places = {(host, run_id) for host in realms(fleet)} if whole else pools.places(run_id)
-    runs = []
-    for host, found in sorted(places):
-        ledger = pools.realm(host)
-        run = ledger.get(found)
-        if run is not None:
-            runs.append((ledger, run))
+    places = [(host, run_id) for host in sweep.homes(pools, realms(fleet), run_id)] if whole else pools.places(run_id)
+    runs = [(pools.realm(run.host), run) for run in sweep.load(pools, sorted(places))]
     if not runs:
         hint = f"Ended runs are kept for {REMEMBERED / 86400:.0f} days; `holdfast runs` lists them"
         raise UnknownRun(f"there is no run {run_id}", hint=hint)
@@ -145,14 +144,14 @@ def all_runs(fleet: Fleet, *, open_only: bool = False, source: str = "", count: 
     With `source`, those of that source alone. Raises LedgerAway.
     """
     pools = ledger_of(fleet)
-    under_way: list[Run] = []
+    heads = sweep.heads(pools, realms(fleet))
+    under_way = sweep.load(pools, [(head.host, run_id) for head in heads for run_id in head.open])
+    under_way = sorted((run for run in under_way if source in {"", run.request.source}), key=lambda run: -run.opened)
     ended: list[Run] = []
-    for host in realms(fleet):
-        ledger = pools.realm(host)
-        under_way += [run for run in ledger.open_runs() if not source or run.request.source == source]
-        if not open_only:
-            ended += ledger.history(source, count) if source else ledger.recent(count)
-    under_way.sort(key=lambda run: -run.opened)
+    if source and not open_only:
+        ended = sweep.history(pools, heads, source, count)
+    elif not open_only:
+        ended = sweep.newest(pools, heads, count)
     known = {run.id for run in under_way}  # what ended between the two looks
     over = sorted((run for run in ended if run.id not in known), key=lambda run: -run.ended)
     return [*under_way, *over][:count]

@@ -92,3 +92,21 @@ def test_the_dead_of_all_realms_are_found(ledger: Ledger) -> None:
     assert reaped.fenced == sorted(dead)
     again = sweep.reap(ledger, ["", *HOSTS])
     assert (again.runs, again.fenced) == ([], sorted(dead))
+
+
+def test_the_newest_runs_of_all_realms(ledger: Ledger) -> None:
+    """In the order in which they ended, wherever they lie; the history of one source, in any realm."""
+    ids = []
+    for host in ("web5", "", "web5", "web2"):
+        realm, request = ledger.realm(host), a_run("shared")
+        realm.open(request)
+        lease = realm.claim(request.id, "w:1").lease
+        assert lease is not None
+        realm.finish(lease, RunState.SUCCEEDED)
+        ledger.client.hset(realm.keys.run(request.id), "ended", 1000 * (len(ids) + 1))
+        ids.append(request.id)
+    heads = sweep.heads(ledger, ["", *HOSTS])
+    assert [run.id for run in sweep.newest(ledger, heads, 3)] == ids[:0:-1]
+    assert {run.id for run in sweep.history(ledger, heads, "shared", 10)} == set(ids)
+    assert sweep.homes(ledger, ["", *HOSTS], ids[3]) == ["web2"]
+    assert sweep.homes(ledger, ["", *HOSTS], "ab" * 16) == []
