@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ import structlog
 from shared import topology
 from shared.errors import ConfigError, HoldfastError, LedgerError
 from shared.ledger.model import RunState
+from shared.observability import logs
 from shared.repository.errors import RepositoryMissing
 from shared.repository.locks import STALE, read_locks
 from shared.repository.repository import Repository
@@ -39,22 +41,30 @@ _MARGIN = 2.0  # seconds by which a lock must be older than the fence: some stor
 _log = structlog.get_logger("holdfast.scheduler")
 
 
-def reap(runs: Iterable[Run], ring: Callable[[Sequence[tuple[str, str]]], object]) -> tuple[list[str], list[Run]]:
+def reap(
+    fleet: Fleet, runs: Iterable[Run], ring: Callable[[Sequence[tuple[str, str]]], object]
+) -> tuple[list[str], list[Run]]:
     """Ring for what `sweep.reap` found: the ids that were rung again, and the runs that were given up.
 
     Raises what `ring` raises.
     """
     rung, ended = [], []
     for run in runs:
-        log = _log.bind(run=run.id, source=run.request.source, kind=run.request.kind.value, attempt=run.attempt)
-        if run.state is RunState.QUEUED:
-            log.info("rung again", reason=run.error or "was not claimed")
-            rung.append((run.id, run.request.queue))
-        else:
-            log.warning("given up", state=run.state.value, reason=run.error)
-            ended.append(run)
+        with _about(fleet, run):
+            if run.state is RunState.QUEUED:
+                _log.info("rung again", reason=run.error or "was not claimed")
+                rung.append((run.id, run.request.queue))
+            else:
+                _log.warning("given up", state=run.state.value, reason=run.error)
+                ended.append(run)
     ring(rung)
     return [run_id for run_id, _ in rung], ended
+
+
+def _about(fleet: Fleet, run: Run) -> AbstractContextManager[None]:
+    request = run.request
+    about = {"source": request.source, "kind": request.kind.value, "site": topology.site_of(fleet, request)}
+    return logs.about_run(run=run.id, **about, attempt=run.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,7 @@ class _Fenced:
     """A run whose holder was fenced at `at` (ms, Redis's clock), `asked - since` by this process's clock."""
 
     ledger: Ledger
-    run: str
+    run: Run
     repository: str
     at: float
     since: float
@@ -90,8 +100,8 @@ class Unlocker:
             if place is None:
                 ledger.unfence(run_id, at)  # its lock counts no more, or it never had one
                 continue
-            site, repository = place
-            work.setdefault(site, []).append(_Fenced(ledger, run_id, repository, at, since, time.monotonic()))
+            site, repository, run = place
+            work.setdefault(site, []).append(_Fenced(ledger, run, repository, at, since, time.monotonic()))
         for site, fenced in work.items():
             busy = self._threads.get(site)
             if (busy and busy.is_alive()) or time.monotonic() - self._failed.get(site, -AGAIN) < AGAIN:
@@ -105,22 +115,23 @@ class Unlocker:
         for thread in self._threads.values():
             thread.join(seconds)
 
-    def _place(self, ledger: Ledger, run_id: str) -> tuple[str, str] | None:
-        """Site and repository of a backup; None where the run is gone, or is none: only backups lock under its id."""
+    def _place(self, ledger: Ledger, run_id: str) -> tuple[str, str, Run] | None:
+        """Site, repository and run of a backup; None where it is gone, or no backup: only those lock under their id."""
         run = ledger.get(run_id)
         if run is None or not run.request.kind.is_backup:
             return None
         try:
             source = run.request.source
-            return topology.current(self._fleet).primary(source), self._fleet.repository_of(source)
+            return topology.current(self._fleet).primary(source), self._fleet.repository_of(source), run
         except ConfigError:
             return None  # the source is no longer configured
 
     def _unlock(self, site: str, work: list[_Fenced]) -> None:
         try:
             for fenced in work:
-                self._remove(site, fenced)
-                fenced.ledger.unfence(fenced.run, fenced.at)
+                with _about(self._fleet, fenced.run):
+                    self._remove(site, fenced)
+                fenced.ledger.unfence(fenced.run.id, fenced.at)
         except LedgerError as error:
             _log.warning("Redis is away; locks are looked for again", site=site, reason=str(error))
         except HoldfastError as error:
@@ -139,6 +150,6 @@ class Unlocker:
         except (RepositoryMissing, MissingObject):
             return
         for lock in read_locks(store, repository.load, now=store.clock()):
-            if lock.hostname.endswith(f"/holdfast/{fenced.run}") and lock.age > fenced.age + _MARGIN:
+            if lock.hostname.endswith(f"/holdfast/{fenced.run.id}") and lock.age > fenced.age + _MARGIN:
                 store.delete(f"locks/{lock.id}")
-                _log.info("removed the lock of a dead worker", run=fenced.run, site=site, lock=str(lock))
+                _log.info("removed the lock of a dead worker", lock=str(lock))

@@ -21,6 +21,7 @@ from shared.ledger import sweep
 from shared.ledger.model import Opened, RunRequest, run_id_for_slot
 from shared.messaging.client import realms
 from shared.messaging.names import queue_of
+from shared.observability import logs
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
@@ -70,20 +71,28 @@ def tick(
     """
     ticked = Ticked()
     reaped = sweep.reap(pools, realms(fleet))
-    rung, given_up = reap(reaped.runs, ring)
+    rung, given_up = reap(fleet, reaped.runs, ring)
     ticked.rung_again += rung
     ticked.given_up += [run.id for run in given_up]
     if unlock is not None:
         for host in reaped.fenced:
             unlock(pools.realm(host))
-    wanted = [(one.host, request) for one, request in _wanted(fleet, pools, now, ticked, look)]
-    answers = sweep.open_backups(pools, wanted)  # one joins a backup that was asked for since we looked
-    fresh = {Opened.OPENED, Opened.REOPENED}
-    ticked.opened = [request for (_, request), (word, _) in zip(wanted, answers, strict=True) if word in fresh]
-    for request in ticked.opened:
-        _log.info("due", run=request.id, source=request.source, kind=request.kind.value, slot=request.slot)
+    wanted = _wanted(fleet, pools, now, ticked, look)
+    # One joins a backup that was asked for since we looked.
+    answers = sweep.open_backups(pools, [(one.host, request) for one, request in wanted])
+    for (one, request), (word, _) in zip(wanted, answers, strict=True):
+        if word in {Opened.OPENED, Opened.REOPENED}:
+            ticked.opened.append(request)
+            _tell_due(pools, one, request, again=word is Opened.REOPENED)
     ring([(request.id, request.queue) for request in ticked.opened])
     return ticked
+
+
+def _tell_due(pools: Ledger, one: _Scheduled, request: RunRequest, *, again: bool) -> None:
+    before = pools.realm(one.host).get(request.id) if again else None
+    about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": one.site}
+    with logs.about_run(**about, attempt=before.attempt if before else 0):
+        _log.info("due", slot=request.slot)
 
 
 def _wanted(

@@ -4,6 +4,7 @@
     out  {"event": "progress", ...}  as often as it likes
          {"event": "packed", "pack": hex}  for the journal
          {"event": "done", ...the result...}  or  {"event": "error", "message": ..., "exit_code": N}  last
+    err  whatever; for the log, which names the run and masks secrets
 
 It has a process group of its own: a signal meant for the worker does not hit it, and SIGKILL takes its helpers too.
 Secrets pass over the pipe alone: not in arguments, not in the environment.
@@ -49,7 +50,13 @@ class EngineProcess:
         line = json.dumps(spec).encode() + b"\n"
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True, bufsize=0
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=ROOT,
+                start_new_session=True,
+                bufsize=0,
             )
         except OSError as error:
             raise EngineFailed(f"the engine {command[0]} can't be started: {error.strerror}") from error
@@ -57,9 +64,11 @@ class EngineProcess:
         self._buffer = bytearray()
         self._skipping = False
         self._open = True
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None  # noqa: S101, PT018 - both were asked for as pipes
-        self._stdin, self._stdout = stdin, stdout
+        self._complaint = bytearray()
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None and stdout is not None and stderr is not None  # noqa: S101, PT018 - all were asked for
+        self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
+        os.set_blocking(stderr.fileno(), False)
         self._pidfd = os.pidfd_open(self._process.pid)  # readable as soon as it has ended
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
@@ -95,6 +104,23 @@ class EngineProcess:
             return []
         return [event for line in self._lines(data) if (event := self._parse(line)) is not None]
 
+    def complaints(self) -> list[str]:
+        """What it has said on standard error since the last call: whole lines, until it has ended. Never waits."""
+        while len(self._complaint) < _READ:
+            try:
+                data = os.read(self._stderr.fileno(), _READ)
+            except BlockingIOError:
+                break
+            if not data:
+                break
+            self._complaint += data
+        # A line that is cut in two could show the half of a secret; one without an end must not be kept for ever.
+        whole = len(self._complaint) >= _READ or self.ended
+        end = len(self._complaint) if whole else self._complaint.rfind(b"\n") + 1
+        text = bytes(self._complaint[:end]).decode(errors="backslashreplace").strip()
+        del self._complaint[:end]
+        return [text] if text else []
+
     def terminate(self) -> None:
         """Ask it to stop cleanly: flush what it has, and exit."""
         with suppress(ProcessLookupError):
@@ -115,6 +141,7 @@ class EngineProcess:
         with suppress(OSError):
             self._stdin.close()
         self._stdout.close()
+        self._stderr.close()
 
     def _send(self, line: bytes) -> None:
         view = memoryview(line)

@@ -37,6 +37,8 @@ STOP_GRACE = 15.0  # seconds that an engine has to flush, after which its group 
 _NO_RESULT = {"event", "store_retries"}
 _CANCELLED_CODE = 130  # as of whoever is interrupted
 
+_log = structlog.get_logger("holdfast.worker")  # the task has bound which run it is about
+
 
 class Stop(Enum):
     """Why an engine was told to stop."""
@@ -85,9 +87,6 @@ class Supervisor:
         self._note = note
         self._site = site
         self._grace = grace
-        self._log = structlog.get_logger("holdfast.worker").bind(
-            run=request.id, source=request.source, kind=request.kind.value, attempt=lease.attempt
-        )
         self._stop: Stop | None = None
         self._cancel_by = ""  # known even if the ledger is wiped
         self._kill_at = 0.0
@@ -106,9 +105,11 @@ class Supervisor:
             while not self.engine.ended:
                 for event in self.engine.events(POLL):
                     self._hear(event)
+                self._pass_on()
                 self._step(boot_clock())
+            self._pass_on()
             if self.engine.garbage:
-                self._log.warning("engine said what is no event", lines=self.engine.garbage)
+                _log.warning("engine said what is no event", lines=self.engine.garbage)
             return self._end()
         finally:
             self.engine.close()
@@ -127,6 +128,10 @@ class Supervisor:
             if not self._away:
                 self._next_contact = min(self._next_contact, soon)
 
+    def _pass_on(self) -> None:
+        for text in self.engine.complaints():
+            _log.warning("the engine complains", text=text)
+
     def _step(self, now: float) -> None:
         if self._stop is None and self._stopping():
             self._tell_to_stop(Stop.SHUTDOWN)
@@ -144,19 +149,19 @@ class Supervisor:
         """Renew the lease, pass on what is new. False where Redis is away or the lease is another's."""
         try:
             if not self._renew():
-                self._log.warning("lease lost: another works on this run, or has ended it")
+                _log.warning("lease lost: another works on this run, or has ended it")
                 self._tell_to_stop(Stop.OVERTAKEN)
                 return False
             self.ledger.journal_append(self.request.id, self._packs[self._journaled :])
             self._journaled = len(self._packs)
         except LedgerAway as error:
             if not self._away:
-                self._log.warning("Redis is away; the work goes on", reason=str(error))
+                _log.warning("Redis is away; the work goes on", reason=str(error))
             self._away = True
             self._next_contact = boot_clock() + AWAY_EVERY
             return False
         if self._away:
-            self._log.info("Redis is back")
+            _log.info("Redis is back")
         self._away = False
         self._next_contact = boot_clock() + self.lease.seconds / 3
         return True
@@ -183,7 +188,7 @@ class Supervisor:
         if not self._cancel_by:
             run = self.ledger.get(self.request.id)
             self._cancel_by = (run.cancel_by if run else "") or "somebody"
-            self._log.info("to be cancelled", by=self._cancel_by)
+            _log.info("to be cancelled", by=self._cancel_by)
         if self._stop is None:
             self._tell_to_stop(Stop.CANCELLED)
 

@@ -7,7 +7,7 @@ does not get the lease leaves at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from kombu.exceptions import OperationalError
 
+from shared import topology
 from shared.errors import HoldfastError
 from shared.ledger.errors import LedgerAway
 from shared.ledger.model import Evidence, RunState, Word, slot_text
 from shared.messaging.bell import ring
 from shared.messaging.events import SNAPSHOT_COMMITTED, publish
 from shared.messaging.names import TASK_RUN
+from shared.observability import logs
 from workers import presence, specs
 from workers.engine_process import EngineProcess
 from workers.supervise import Supervisor
@@ -54,10 +56,14 @@ def execute(app: Celery, context: WorkerContext, run_id: object) -> Word | None:
         return None
     if context.stopping():
         return None  # the reaper rings again
+    return _unless_away(lambda: _answer(app, context, run_id))
+
+
+def _unless_away(work: Callable[[], Word | None]) -> Word | None:
     try:
-        return _answer(app, context, run_id)
+        return work()
     except LedgerAway as error:
-        _log.warning("Redis is away; the reaper rings again", run=run_id, reason=str(error))
+        _log.warning("Redis is away; the reaper rings again", reason=str(error))
         return None
 
 
@@ -65,28 +71,35 @@ def _answer(app: Celery, context: WorkerContext, run_id: str) -> Word | None:
     for ledger in context.ledgers:
         claim = ledger.claim(run_id, context.owner)
         if claim.lease is not None:
-            return _work(app, context, ledger, claim.lease)
+            return _about(app, context, ledger, claim.lease)
         if claim.word is not Word.UNKNOWN:
             return None
     _log.warning("a ring for a run that the ledger does not know", run=run_id)
     return None
 
 
-def _work(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) -> Word:
+def _about(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) -> Word | None:
     run = ledger.get(lease.run_id)
     if run is None:
         return Word.UNKNOWN  # wiped between two calls; a slot's run is opened again by the tick
-    log = _log.bind(run=run.id, source=run.request.source, kind=run.request.kind.value, attempt=lease.attempt)
+    request = run.request
+    site = topology.site_of(context.fleet, request)
+    about = {"run": run.id, "source": request.source, "kind": request.kind.value, "site": site}
+    with logs.about_run(**about, attempt=lease.attempt):
+        return _unless_away(lambda: _work(app, context, ledger, run, lease))
+
+
+def _work(app: Celery, context: WorkerContext, ledger: Ledger, run: Run, lease: Lease) -> Word:
     try:
         spec = specs.spec_for(context.fleet, run.request, slot=_slot(run), journal=ledger.journal(run.id))
         engine = EngineProcess(specs.command_for(run.request.kind), spec)
     except HoldfastError as error:
-        log.error("run failed", error=str(error))  # noqa: TRY400 - a clear message, not a crash
+        _log.error("run failed", error=str(error))
         return ledger.finish(lease, RunState.FAILED, error=str(error), exit_code=error.exit_code)
-    except Exception as error:  # else the reaper would ring for it for ever
-        log.exception("run failed before its engine started")
+    except Exception as error:  # noqa: BLE001 - else the reaper would ring for it for ever
+        _log.exception("run failed before its engine started")
         return ledger.finish(lease, RunState.FAILED, error=f"it could not be started: {error!r}", exit_code=1)
-    log.info("run started", engine=engine.pid)
+    _log.info("run started", engine=engine.pid)
     supervisor = Supervisor(
         ledger,
         run.request,
@@ -98,7 +111,7 @@ def _work(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) -> 
         site=str(spec["site"]["id"]),
     )
     outcome = supervisor.run()
-    log.info("run ended", word=outcome.word.value, state=outcome.state.value, error=outcome.error)
+    _log.info("run ended", word=outcome.word.value, state=outcome.state.value, error=outcome.error)
     with suppress(OperationalError, LedgerAway):  # Redis went away: the reaper rings, and events may be missed
         if outcome.word is Word.RELEASED and not outcome.error:
             ring(ledger.client, [(run.id, run.request.queue)])

@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
 import structlog
@@ -24,6 +25,7 @@ _ASSIGNED = re.compile(
     r"""("[^"]*"|'[^']*'|[^\s"'&,;)}\]]+)""",
     re.IGNORECASE,
 )
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 MASK = "***"
 
 # What Celery says of each message, and beat of each tick, would fill a disk and says nothing that Holdfast does not.
@@ -103,6 +105,15 @@ def set_up(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
+def about_run(*, run: str, source: str, kind: str, site: str, attempt: int) -> AbstractContextManager[None]:
+    """What is logged inside is about this run, and says so: the one place that binds a run's context.
+
+    All are asked for, so that none is forgotten. `site` is empty where the configuration no longer says which;
+    `attempt` is 0 where there has been none yet. Holds for this thread alone.
+    """
+    return structlog.contextvars.bound_contextvars(run=run, source=source, kind=kind, site=site, attempt=attempt)
+
+
 def connect_celery(*, level: int = logging.INFO) -> None:
     """Take logging out of Celery's hands, and bind a task's context around it. To be called before a worker starts."""
     from celery import signals
@@ -114,7 +125,10 @@ def connect_celery(*, level: int = logging.INFO) -> None:
 
 def _bind(*, task: Any = None, args: Any = (), **_: Any) -> None:
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(task=getattr(task, "name", ""), run=args[0] if args else "")
+    structlog.contextvars.bind_contextvars(task=getattr(task, "name", ""))
+    run = args[0] if args else None
+    if isinstance(run, str) and _RUN_ID.fullmatch(run):  # a forged message may hold anything, of any length
+        structlog.contextvars.bind_contextvars(run=run)
 
 
 def _unbind(**_: Any) -> None:

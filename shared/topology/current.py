@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.errors import HoldfastError
+from shared.errors import ConfigError, HoldfastError
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
+    from shared.ledger.model import RunRequest
 
 
 class StaleEpoch(HoldfastError):
@@ -47,6 +48,17 @@ class Topology:
 def current(fleet: Fleet) -> Topology:
     """The topology now."""
     return Topology(Epoch(), tuple(fleet.sites), tuple(fleet.regions), fleet.configured_primary)
+
+
+def site_of(fleet: Fleet, request: RunRequest) -> str:
+    """The site at which a run works, for people: empty where the configuration no longer says which."""
+    chosen = "" if request.kind.is_backup else request.options.get("site")
+    if isinstance(chosen, str) and chosen:
+        return chosen
+    try:
+        return current(fleet).primary(request.source)
+    except ConfigError:
+        return ""
 
 
 def guard(fleet: Fleet, repository: str, epoch: Epoch) -> None:

@@ -70,7 +70,7 @@ def locks(repository: Repository) -> list[str]:
     return sorted(lock.id for lock in read_locks(store, repository.load, now=store.clock()))
 
 
-def dead(ledger: Ledger, kind: RunKind = RunKind.FULL) -> str:
+def dead(small: SmallFleet, ledger: Ledger, kind: RunKind = RunKind.FULL) -> str:
     """The id of a run whose worker has just been found dead, and the run rung again."""
     request = a_run(kind=kind)
     ledger.open(request)
@@ -78,7 +78,7 @@ def dead(ledger: Ledger, kind: RunKind = RunKind.FULL) -> str:
     ledger.client.hset(ledger.keys.run(request.id), "lease", 0)
     ledger.client.zadd(ledger.keys.open, {request.id: 0})
     rung: list[tuple[str, str]] = []
-    assert reap(ledger.reap(), rung.extend) == ([request.id], [])
+    assert reap(small.fleet, ledger.reap(), rung.extend) == ([request.id], [])
     assert rung == [(request.id, request.queue)]
     return request.id
 
@@ -86,7 +86,7 @@ def dead(ledger: Ledger, kind: RunKind = RunKind.FULL) -> str:
 def test_the_lock_of_a_fenced_run_is_removed_and_no_other(ledger: Ledger, small: SmallFleet) -> None:
     """Not another run's, not a person's, and not that of the next attempt at the same run, which is already there."""
     repository = create(small)
-    run_id = dead(ledger)
+    run_id = dead(small, ledger)
     gone = lock(small, repository, f"web1/holdfast/{run_id}", age=10)
     kept = [
         lock(small, repository, f"web1/holdfast/{'ab' * 16}", age=10),
@@ -106,7 +106,7 @@ def test_a_site_that_is_away_is_tried_again_and_holds_nothing_up(
 ) -> None:
     """The fence stays noted until the lock is gone; between two tries the site is left alone."""
     repository = create(small)
-    run_id = dead(ledger)
+    run_id = dead(small, ledger)
     lock(small, repository, f"web1/holdfast/{run_id}", age=10)
     site = os.path.join(small.directory, "site")
     shutil.move(site, site + "-away")
@@ -126,7 +126,7 @@ def test_a_site_that_is_away_is_tried_again_and_holds_nothing_up(
 @pytest.mark.parametrize("why", ["no repository", "no backup", "no such source", "gone", "too old"])
 def test_a_fence_that_left_no_lock_is_forgotten(ledger: Ledger, small: SmallFleet, why: str) -> None:
     """Nothing is kept for ever because of what no longer exists, or counts no more."""
-    run_id = dead(ledger, RunKind.VERIFY if why == "no backup" else RunKind.FULL)
+    run_id = dead(small, ledger, RunKind.VERIFY if why == "no backup" else RunKind.FULL)
     if why == "no such source":
         ledger.client.hset(ledger.keys.run(run_id), "source", "retired")
     if why == "gone":
@@ -142,7 +142,7 @@ def test_a_fence_that_left_no_lock_is_forgotten(ledger: Ledger, small: SmallFlee
 def test_a_tick_reaps_unlocks_and_tells_what_it_gave_up(ledger: Ledger, small: SmallFleet) -> None:
     """A run that has died five times is not rung again, and its slot waits."""
     repository = create(small)
-    run_id = dead(ledger)
+    run_id = dead(small, ledger)
     ledger.client.hset(ledger.keys.run(run_id), "deaths", 4)
     lock(small, repository, f"web1/holdfast/{run_id}", age=10)
     assert ledger.claim(run_id, "dead:2").lease is not None

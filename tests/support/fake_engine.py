@@ -37,6 +37,9 @@ def main() -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "garbage":
         sys.stdout.write("what?\n[1,2]\n\xff\n" + "x" * 100_000 + "\n")
+    if behaviour == "complain":
+        sys.stderr.write("Traceback (most recent call last):\nValueError: secret_key='planted horse'\n")
+        os._exit(1)
     if behaviour == "error":
         say(event="error", message="site a: denied", exit_code=32)
         return 32
