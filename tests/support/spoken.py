@@ -1,0 +1,186 @@
+"""What every command says with --json on one small real fleet: samples for the test that holds docs/json.md to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from shared.repository.repository import Repository
+from shared.storage.directory import DirectoryStore
+from tests.support.command import Shop, environment
+from tests.support.ledgers import until
+
+Samples = dict[str, list[Any]]  # by section of docs/json.md
+
+
+class Speaker:
+    """A shop whose commands are asked, and what each said."""
+
+    def __init__(self, base: Path) -> None:
+        self.shop = Shop(base)
+        self.said: Samples = {}
+
+    def ask(self, section: str, *arguments: str, code: int = 0) -> Any:
+        """Run a command that ends with this exit code, and keep what it said."""
+        found = self.shop.ask(*arguments, code=code)
+        self.said.setdefault(section, []).append(found)
+        return found
+
+    def speak(self) -> Samples:
+        """Run every command."""
+        self.open()
+        self.configuration()
+        self.by_itself()
+        self.passwords_and_locks()
+        self.with_everything_up()
+        self.damaged()
+        return self.said
+
+    def open(self) -> None:
+        """A source with a link, names that are not UTF-8 and bytes that do not compress; one more, of a pool."""
+        shop = self.shop
+        shop.conf.mkdir()
+        (shop.data / "sub").mkdir(parents=True)
+        (shop.data / "sub" / "file").write_bytes(random.Random(5).randbytes(200_000))
+        (shop.data / "gone").write_text("gone\n")
+        (shop.data / "link").symlink_to("sub/file")
+        (shop.data / "sub" / "odd\udcff").write_text("no UTF-8\n")
+        (shop.base / "pool").mkdir()
+        self.ask("init", "init", "--source", str(shop.data))
+        path = shop.conf / "holdfast.yaml"
+        # One of a host that no worker serves, so that status has something to say.
+        more = f"  far:\n    host: nowhere.example\n    paths: [{shop.base}/pool]\n"
+        more += f"  there:\n    pool: dc1\n    owner: it-ops\n    labels: {{tier: 1}}\n    paths: [{shop.base}/pool]\n"
+        path.write_text(path.read_text().rstrip("\n") + "\n" + more)
+
+    def configuration(self) -> None:
+        """What needs no site and no Redis."""
+        self.ask("version", "version")
+        self.ask("error", "snapshots", "nothing", code=10)
+        self.ask("completion", "completion", "bash")
+        self.ask("sources", "sources")
+        self.ask("config show", "config", "show")
+        self.ask("config check", "config", "check")
+        (self.shop.base / "loose").write_text("secret")
+        (self.shop.base / "loose").chmod(0o644)
+        wrong = self.shop.conf / "holdfast.yaml"
+        right = wrong.read_text()
+        wrong.write_text(right.replace("{file: fleet.secret}", "{file: ../loose}"))
+        self.ask("config check", "config", "check")
+        wrong.write_text(right.replace("paths:", "path:"))
+        self.ask("config check", "config", "check", code=10)
+        wrong.write_text(right)
+
+    def by_itself(self) -> None:
+        """What needs a site alone."""
+        data = self.shop.data
+        self.ask("backup", "backup", "data", "--direct", "--full")
+        (data / "gone").unlink()
+        (data / "sub" / "new").write_text("new\n")
+        (data / "link").unlink()
+        (data / "link").symlink_to("sub/new")
+        (data / "sub" / "odd\udcff").write_text("no UTF-8, changed\n")
+        self.ask("backup", "backup", "data", "--direct")
+        self.ask("snapshots", "snapshots", "data")
+        self.ask("ls", "ls", "data", "-r")
+        self.ask("find", "find", "data", "new", "gone", "odd*", "link")
+        self.ask("history", "history", f"data:{data}/gone")
+        self.ask("history", "history", f"data:{data}/link")
+        self.ask("history", "history", f"data:{data}/sub/odd\udcff")
+        self.ask("diff", "diff", "data", "latest~1", "latest")
+        self.said["dump"] = [self.dump("sub/new"), self.dump("sub")]
+        self.ask("restore", "restore", "data", "--direct", "--to", "out", "--verify")
+        self.ask("verify", "verify", "data", "--direct", "--data")
+
+    def dump(self, what: str) -> Any:
+        """What is said on stderr, while the content goes to stdout."""
+        command = [sys.executable, "-m", "cli.main", "dump", f"data:{self.shop.data}/{what}", "--json"]
+        done = subprocess.run(
+            command,
+            cwd=self.shop.conf,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=True,
+        )
+        return json.loads(done.stderr)
+
+    def passwords_and_locks(self) -> None:
+        """What changes a repository's keys and locks."""
+        (self.shop.conf / "new.password").write_text("a password of some length")
+        (self.shop.conf / "newer.password").write_text("another password of some length")
+        self.ask("keys list", "keys", "data", "list")
+        added = self.ask("keys add", "keys", "data", "add", "--password-file", "new.password")["added"]
+        self.ask("keys password", "keys", "data", "password", "--replace", added, "--password-file", "newer.password")
+        last = self.ask("keys list", "keys", "data", "list")["keys"][-1]["id"]
+        self.ask("keys remove", "keys", "data", "remove", last)
+        folder = self.shop.conf / "backups/repos/data"
+        password = (self.shop.conf / "recovery.password").read_text().strip()
+        repository = Repository.open(DirectoryStore(str(folder)), password)
+        repository.lock(holder="web9").begin()
+        self.ask("unlock", "unlock", "data")
+        self.ask("unlock", "unlock", "data", "--all", "--yes")
+
+    def with_everything_up(self) -> None:
+        """What needs the job system."""
+        ask, shop = self.ask, self.shop
+        ask("up --status", "up", "--status", code=1)
+        ask("up --detach", "up", "--detach")
+        try:
+            ask("up --status", "up", "--status")
+            until(lambda: shop.ask("worker")["workers"], what="the worker")
+            ask("worker list", "worker", "list")
+            run = ask("backup without --follow", "backup", "data")["run"]
+            ask("runs follow", "runs", "follow", run)
+            ask("backup", "backup", "data", "--follow")
+            ask("restore", "restore", "data", "--to", "out-2")
+            ask("verify", "verify", "data")
+            ask("runs list", "runs", "list")
+            ask("runs show", "runs", "show", run)
+            waiting = ask("runs cancel", "runs", "cancel", run)["run"]
+            assert waiting == run
+            ask("runs retry", "runs", "retry", run)
+            self.status()
+            self.exporter()
+            name = shop.ask("worker")["workers"][0]["name"]
+            ask("worker drain", "worker", "drain", name)
+        finally:
+            ask("down", "down")
+        ask("down", "down")
+
+    def status(self) -> None:
+        """How the fleet stands, whatever it is: the exit code tells, and the JSON has it, too."""
+        process = self.shop.start("status", "--all", "--json")
+        out, _ = process.communicate(timeout=60)
+        found = json.loads(out)
+        assert process.returncode == found["exit_code"]
+        self.said.setdefault("status", []).append(found)
+
+    def exporter(self) -> None:
+        """One line, once it serves."""
+        process = self.shop.start("exporter", "--listen", "127.0.0.1:0", "--json")
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not lines or lines[-1] != "}\n":
+            lines.append(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        self.said["exporter"] = [json.loads("".join(lines))]
+
+    def damaged(self) -> None:
+        """A pack of files' content is damaged: what verify and restore say of it."""
+        packs = [path for path in (self.shop.conf / "backups/repos/data/data").rglob("*") if path.is_file()]
+        largest = max(packs, key=lambda path: path.stat().st_size)
+        raw = bytearray(largest.read_bytes())
+        raw[100] ^= 1
+        os.chmod(largest, 0o600)
+        largest.write_bytes(raw)
+        self.ask("verify", "verify", "data", "--direct", "--data", code=24)
+        self.ask("restore", "restore", "data", "--direct", "--to", "out-3", code=24)
