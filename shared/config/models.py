@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from shared.config.base import Model, Named
 from shared.config.secrets import Credentials, FleetSecret, Secret
@@ -77,12 +77,12 @@ class Region(Named):
 
     @model_validator(mode="before")
     @classmethod
-    def _broker(cls, value: object) -> object:
+    def _broker(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, dict):
             given = value.get("broker")
             if given is not None and not isinstance(given, Secret):
                 if isinstance(given, dict):
-                    return {**value, "broker": Secret.model_validate(given)}
+                    return {**value, "broker": Secret.model_validate(given, context=info.context)}
                 if not isinstance(given, str) or not given.startswith(_BROKERS):
                     raise expected_secret(
                         "broker as redis://host:port/0, rediss://, unix://, or one of file, env, command"

@@ -126,6 +126,17 @@ def test_a_broker_may_be_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (fleet.broker_url("eu"), fleet.broker_url("us")) == ("redis://:hunter2@redis:6379/0", "redis://us:6379/1")
 
 
+def test_a_brokers_secret_file_starts_at_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every path does: not where the process happens to run."""
+    (tmp_path / "broker.url").write_text("redis://:hunter2@redis:6379/0\n")
+    (tmp_path / "fleet.yaml").write_text(
+        "secret: {file: s}\nrecovery_password: {file: r}\nsites: {a: {url: site}}\n"
+        "regions: {eu: {broker: {file: broker.url}}}\n"
+    )
+    monkeypatch.chdir("/")
+    assert Fleet.load(str(tmp_path / "fleet.yaml")).broker_url() == "redis://:hunter2@redis:6379/0"
+
+
 def test_a_password_in_a_broker_url_is_not_shown(tmp_path: Path) -> None:
     """Neither in a repr nor in an error."""
     fleet = Fleet.load(write(tmp_path, GOOD))
