@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import click
 import pytest
 from pydantic import BaseModel
 
@@ -114,6 +115,40 @@ def test_each_decision_is_a_page() -> None:
     """A decision is read in one go."""
     longest = {page.name: len(page.read_text().splitlines()) for page in ROOT.glob("docs/decisions/*.md")}
     assert {name: lines for name, lines in longest.items() if lines > 80} == {}
+
+
+def test_every_page_is_in_the_index() -> None:
+    """docs/README.md leads to each page beside it."""
+    listed = set(re.findall(r"\]\(([\w.-]+\.md)\)", (ROOT / "docs/README.md").read_text()))
+    assert listed == {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+
+
+def test_the_commands_that_the_pages_show_exist() -> None:
+    """Each `holdfast ...` in a block or between backticks of a page, or in a unit of systemd, with its options."""
+    context = holdfast.make_context("holdfast", ["version"])
+    wrong = []
+    for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("deploy/systemd/*.service")]:
+        text = page.read_text()
+        shown = re.findall(r"`holdfast ([^`\n]+)`", text)
+        for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            shown += re.findall(r"^(?:\$ )?holdfast (.+)$", block, re.MULTILINE)
+        shown += re.findall(r"^ExecStart=\S*/holdfast (.+)$", text, re.MULTILINE)
+        wrong += [(page.name, line) for line in shown if not is_command(context, line)]
+    assert wrong == []
+
+
+def is_command(context: click.Context, line: str) -> bool:
+    """Whether a command line, without `holdfast`, names commands and options that there are."""
+    words = re.sub(r"^(?:(?:-c|--config) \S+ )", "", line.partition(" -- ")[0].partition("#")[0]).split()
+    if re.fullmatch(r"--[\w-]+|[A-Z]+|\.\.\.", words[0]):
+        return True  # options of all commands, or any command
+    command = holdfast.get_command(context, words[0])
+    if isinstance(command, click.Group) and len(words) > 1 and words[1] in command.commands:
+        command = command.commands[words[1]]
+    if isinstance(command, click.Group) and command.commands:
+        command = command.commands["list"]
+    taken = {option for parameter in command.params for option in parameter.opts} if command else set()
+    return command is not None and {word.rstrip(",;") for word in re.findall(r"--[\w-]+", line)} <= taken | {"--"}
 
 
 # -- docs/format.md -------------------------------------------------------------------------------
