@@ -33,6 +33,8 @@ Ring = Callable[[Sequence[tuple[str, str]]], object]  # runs: the id and the que
 Look = Callable[[str, str], "Evidence | None"]  # a source, a site: what the site's own snapshots say
 Unlock = Callable[["Ledger"], None]
 
+_FRESH = {Opened.OPENED, Opened.REOPENED}
+
 _log = structlog.get_logger("holdfast.scheduler")
 
 
@@ -80,19 +82,20 @@ def tick(
     wanted = _wanted(fleet, pools, now, ticked, look)
     # One joins a backup that was asked for since we looked.
     answers = sweep.open_backups(pools, [(one.host, request) for one, request in wanted])
-    for (one, request), (word, _) in zip(wanted, answers, strict=True):
-        if word in {Opened.OPENED, Opened.REOPENED}:
-            ticked.opened.append(request)
-            _tell_due(pools, one, request, again=word is Opened.REOPENED)
+    opened = [(*both, word) for both, (word, _) in zip(wanted, answers, strict=True) if word in _FRESH]
+    ticked.opened = [request for _, request, _ in opened]
+    _tell_due(pools, opened)
     ring([(request.id, request.queue) for request in ticked.opened])
     return ticked
 
 
-def _tell_due(pools: Ledger, one: _Scheduled, request: RunRequest, *, again: bool) -> None:
-    before = pools.realm(one.host).get(request.id) if again else None
-    about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": one.site}
-    with logs.about_run(**about, attempt=before.attempt if before else 0):
-        _log.info("due", slot=request.slot)
+def _tell_due(pools: Ledger, opened: Sequence[tuple[_Scheduled, RunRequest, Opened]]) -> None:
+    again = [(one.host, request.id) for one, request, word in opened if word is Opened.REOPENED]
+    attempts = {run.id: run.attempt for run in sweep.load(pools, again)}
+    for one, request, _ in opened:
+        about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": one.site}
+        with logs.about_run(**about, attempt=attempts.get(request.id, 0)):
+            _log.info("due", slot=request.slot)
 
 
 def _wanted(

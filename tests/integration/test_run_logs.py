@@ -20,8 +20,9 @@ import structlog
 from scheduler.tick import tick
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind, RunState
-from shared.messaging.app import make_app, ring
+from shared.messaging.app import make_app
 from shared.messaging.client import cancel, open_and_ring
+from shared.messaging.names import TASK_RUN
 from shared.observability.logs import set_up
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
@@ -117,7 +118,7 @@ def test_a_forged_ring_does_not_choose_what_is_logged(place: tuple[SmallFleet, L
     small, ledger, _ = place
     app = make_app(small.fleet.broker_url() or "")
     with worker(small) as log:
-        ring(app, "x" * 100_000, "backup")
+        app.send_task(TASK_RUN, args=["x" * 100_000], queue="backup")
         run_id = open_and_ring(small.fleet, RunKind.FULL, "web1")
         until(lambda: state(ledger, run_id) is RunState.SUCCEEDED)
         (line,) = [one for one in lines(log) if one["event"] == "a ring without a run's id"]
@@ -147,7 +148,7 @@ def test_a_ticks_lines_say_which_run_they_are_about(
 
     def once() -> list[str]:
         rung: list[str] = []
-        tick(small.fleet, ledger, lambda run_id, _: rung.append(run_id), lambda *_: None, NOON)
+        tick(small.fleet, ledger, lambda runs: rung.extend(one for one, _ in runs), lambda *_: None, NOON)
         return rung
 
     def end_lease(run_id: str) -> None:
