@@ -18,10 +18,10 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 	--generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench tools venv lock clean
+.PHONY: help demo test check bench bench-jobs tools venv lock clean
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(STAMP) ## Back up, break and recover real files in a minute (SITE=dir or SITE=minio)
 	@$(BIN)/python deploy/tools/fetch.py restic $(if $(filter minio,$(SITE)),minio)
@@ -43,6 +43,9 @@ check: $(STAMP) ## Format, lint, types and layers, as strict as CI
 
 bench: $(STAMP) tools ## Measure against stock restic (ARGS goes to the runner; RESTIC= names another)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-jobs: $(STAMP) tools ## Measure the job system: rates, latency, memory (ARGS goes to it)
+	@$(BIN)/python -m benchmarks.jobs $(ARGS)
 
 tools: $(STAMP) ## Fetch what the tests need besides wheels, into a cache outside the checkout
 	@$(BIN)/python deploy/tools/fetch.py

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable
 from statistics import mean
 
-from shared.ledger.ledger import HISTORY, Ledger
+from shared.ledger.calls import HISTORY
+from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, RunKind, RunRequest, RunState, new_run_id
 from tests.support.ledgers import own_ledger
 
@@ -37,11 +38,11 @@ PROGRESS = {"files": 1000, "bytes": 123_456_789, "files_total": 124_000, "bytes_
 def main(runs: int = RUNS) -> None:
     """Print one line a figure, in bytes."""
     with tempfile.TemporaryDirectory() as directory, own_ledger(directory) as (ledger, _):
-        empty = _used(ledger)
-        ended = [_run(ledger, number, RunState.SUCCEEDED) for number in range(runs)]
-        full = _used(ledger)
-        failed = [_run(ledger, number, RunState.FAILED) for number in range(50)]
-        waiting = [_run(ledger, number, None) for number in range(50)]
+        empty = used(ledger)
+        ended = [one_run(ledger, f"web{number // HISTORY:04}", RunState.SUCCEEDED) for number in range(runs)]
+        full = used(ledger)
+        failed = [one_run(ledger, "web0000", RunState.FAILED) for _ in range(50)]
+        waiting = [one_run(ledger, "web0000", None) for _ in range(50)]
         keys = ledger.keys
         print(f"one run that succeeded      {_each(ledger, keys.run, ended[:1000])} bytes")
         print(f"one run that failed twice   {_each(ledger, keys.run, failed)} bytes")
@@ -51,8 +52,8 @@ def main(runs: int = RUNS) -> None:
         print(f"all of it, per ended run    {(full - empty) // runs} bytes ({runs} runs, {(full - empty) >> 10} KiB)")
 
 
-def _run(ledger: Ledger, number: int, state: RunState | None) -> str:
-    source = f"web{number // HISTORY:04}"
+def one_run(ledger: Ledger, source: str, state: RunState | None) -> str:
+    """A run as it is in life, over or (None) under way; its id."""
     request = RunRequest(
         new_run_id(), RunKind.INCREMENTAL, source, policy="daily", slot="2026-03-04T02:00:00Z", queue="backup"
     )
@@ -71,7 +72,8 @@ def _run(ledger: Ledger, number: int, state: RunState | None) -> str:
     return request.id
 
 
-def _used(ledger: Ledger) -> int:
+def used(ledger: Ledger) -> int:
+    """Bytes of all that the ledger's Redis holds."""
     return int(ledger.client.info("memory")["used_memory_dataset"])
 
 
