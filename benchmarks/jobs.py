@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -30,6 +30,7 @@ from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, Run, RunKind, RunState, slot_text
 from shared.messaging import bell
 from shared.messaging.client import find, open_and_ring
+from shared.observability import logs
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
 
@@ -310,8 +311,11 @@ def failover(ledger: Ledger, directory: str, broker: str) -> Iterator[Figure]:
 def measure(only: Sequence[str] = ()) -> Iterator[Figure]:
     """All of it, or the parts that are named."""
     parts = ("ticks", "latency", "rates", "idle", "memory", "status", "failover")
-    with tempfile.TemporaryDirectory() as base, own_ledger(os.path.join(base, "valkey")) as (ledger, server):
+    with ExitStack() as stack:
+        base = stack.enter_context(tempfile.TemporaryDirectory())
+        ledger, server = stack.enter_context(own_ledger(os.path.join(base, "valkey")))
         ledger.client.connection_pool.connection_kwargs["socket_timeout"] = 60.0
+        logs.set_up(stream=stack.enter_context(open(os.path.join(base, "log"), "w")))
         for part in [one for one in parts if not only or one in only]:
             place = os.path.join(base, part)
             if part == "ticks":
