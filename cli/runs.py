@@ -75,6 +75,11 @@ def follow(app: App, run_id: str, title: str) -> Run:
         raise Interrupted(f"no longer following; run {run_id} goes on") from None
     if run is None:
         raise HoldfastError(f"run {run_id} was not seen")
+    if not run.state.is_known:
+        raise HoldfastError(
+            f"run {run_id} ended as {run.state.value}, which this release does not know",
+            hint="`holdfast version`: the workers are of a newer one",
+        )
     if run.state is RunState.FAILED:
         raise RunFailed(f"run {run_id} failed: {run.error}", run.exit_code)
     if run.state is RunState.CANCELLED:

@@ -277,12 +277,14 @@ def _lists(queue: str) -> tuple[str, ...]:
 
 
 def _seen_run(fields: dict[str, str | None]) -> SeenRun | None:
+    if not fields["kind"] or not fields["state"]:
+        return None  # gone between two commands
     try:
         return SeenRun(
             id=fields["id"] or "",
-            kind=RunKind(fields["kind"] or ""),
+            kind=RunKind(fields["kind"]),
             source=fields["source"] or "",
-            state=RunState(fields["state"] or ""),
+            state=RunState(fields["state"]),
             queue=fields["queue"] or "",
             opened=int(fields["opened"] or 0) / 1000,
             started=int(fields["started"] or 0) / 1000,
@@ -292,7 +294,7 @@ def _seen_run(fields: dict[str, str | None]) -> SeenRun | None:
             result=json.loads(fields["result"] or "{}"),
         )
     except ValueError:
-        return None  # gone between two commands, or of a newer release
+        return None  # of a release that writes it otherwise
 
 
 def _slot(text: str) -> float:

@@ -86,6 +86,7 @@ def backup_spec(
         raise ConfigError(f"source {source.id} {why}", hint="Give it `paths:`")
     repository = fleet.repository_of(source.id)
     policy = fleet.policy_for(source.id)
+    _allowed(request.options, set(), "backup")
     return BackupSpec(
         site=site_spec(fleet, topology.current(fleet).primary(source.id)),
         repository=repository,
@@ -160,7 +161,8 @@ def passwords(fleet: Fleet, repository: str) -> list[str]:
 def _allowed(options: Mapping[str, object], known: set[str], what: str) -> dict[str, object]:
     unknown = sorted(set(options) - known)
     if unknown:
+        there = ", ".join(sorted(known - _FIXED)) or "none"
         raise ConfigError(
-            f"a {what} has no option {unknown[0]!r}", hint=f"There are: {', '.join(sorted(known - _FIXED))}"
+            f"a {what} has no option {unknown[0]!r}", hint=f"There are: {there}. Is this worker of an older release?"
         )
     return {name: value for name, value in options.items() if name not in _FIXED}

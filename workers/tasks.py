@@ -16,7 +16,7 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from shared import topology
-from shared.errors import HoldfastError
+from shared.errors import ConfigError, HoldfastError
 from shared.ledger.errors import LedgerAway
 from shared.ledger.model import Evidence, RunState, Word, slot_text
 from shared.messaging.bell import ring
@@ -69,19 +69,24 @@ def _unless_away(work: Callable[[], Word | None]) -> Word | None:
 
 def _answer(app: Celery, context: WorkerContext, run_id: str) -> Word | None:
     for ledger in context.ledgers:
+        run = ledger.get(run_id)
+        if run is None:
+            continue
+        if run.request.kind not in specs.ENGINES:
+            # Not failed: workers of the newer release that opened it will do it. The reaper rings for them.
+            _log.warning("a run of a kind that this release does not know", run=run_id, kind=run.request.kind.value)
+            return None
         claim = ledger.claim(run_id, context.owner)
         if claim.lease is not None:
-            return _about(app, context, ledger, claim.lease)
+            return _about(app, context, ledger, claim.lease, run)
         if claim.word is not Word.UNKNOWN:
             return None
     _log.warning("a ring for a run that the ledger does not know", run=run_id)
     return None
 
 
-def _about(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) -> Word | None:
-    run = ledger.get(lease.run_id)
-    if run is None:
-        return Word.UNKNOWN  # wiped between two calls; a slot's run is opened again by the tick
+def _about(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease, run: Run) -> Word | None:
+    """`run` as it was before the claim: what it is to do never changes."""
     request = run.request
     site = topology.site_of(context.fleet, request)
     about = {"run": run.id, "source": request.source, "kind": request.kind.value, "site": site}
@@ -91,6 +96,7 @@ def _about(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease) ->
 
 def _work(app: Celery, context: WorkerContext, ledger: Ledger, run: Run, lease: Lease) -> Word:
     try:
+        _require_here(context, run)
         spec = specs.spec_for(context.fleet, run.request, slot=_slot(run), journal=ledger.journal(run.id))
         engine = EngineProcess(specs.command_for(run.request.kind), spec)
     except HoldfastError as error:
@@ -118,6 +124,21 @@ def _work(app: Celery, context: WorkerContext, ledger: Ledger, run: Run, lease: 
         if outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state in _COMMITTED:
             publish(app, SNAPSHOT_COMMITTED, {"run": run.id, **_event(run, outcome.result)})
     return outcome.word
+
+
+def _require_here(context: WorkerContext, run: Run) -> None:
+    """Never take one machine's files for those of another. Raises ConfigError.
+
+    A source may have been moved to another host, or to a pool, since the run was opened; or the run is forged.
+    """
+    host = context.fleet.source(run.request.source).host or ""
+    if run.request.kind.is_backup and host != run.host:
+        there = f"on host {host}" if host else "by a pool"
+        raise ConfigError(
+            f"source {run.request.source} is read {there}, and this run was opened for "
+            f"{f'host {run.host}' if run.host else 'a pool'}",
+            hint=f"Was it moved? Ask again: holdfast backup {run.request.source}",
+        )
 
 
 def _slot(run: Run) -> str:

@@ -120,6 +120,8 @@ def cancel_run(app: App, run: str, wait: bool) -> int:
         word = cancel(app.fleet, found.id, who_asks())
         if wait:
             *_, found = follow(app.fleet, found.id)
+        else:
+            _, found = find(app.fleet, found.id)  # it may have ended since we looked
     name = found.id[:ID_SHOWN]
     told = {
         Word.CANCELLED: f"run {name} is cancelled; no worker had it",

@@ -70,7 +70,7 @@ def _attempts(fields: Mapping[str, str]) -> tuple[Attempt, ...]:
     """Those that were noted, and the one that ended the run, which stands in the run's own fields."""
     noted = [
         Attempt(int(number), owner, int(started) / 1000, int(ended) / 1000, error)
-        for number, owner, started, ended, error in json.loads(fields.get("attempts", "[]"))
+        for number, owner, started, ended, error, *_ in json.loads(fields.get("attempts", "[]"))
     ]
     if "finisher" in fields:
         started, ended = _seconds(fields, "started"), _seconds(fields, "ended")

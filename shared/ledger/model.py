@@ -33,9 +33,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Self
 
 
-class RunKind(StrEnum):
+class _Open(StrEnum):
+    """A word of the ledger. One of a newer release is kept as it is, equal to none of ours: shown, and left alone."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, str):
+            return None
+        word = str.__new__(cls, value)
+        word._name_ = word._value_ = value
+        return word
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this release knows what it means."""
+        return type(self).__members__.get(self._name_) is self
+
+
+class RunKind(_Open):
     """What a run does."""
 
     FULL = "backup-full"
@@ -46,10 +64,10 @@ class RunKind(StrEnum):
     @property
     def is_backup(self) -> bool:
         """Whether it ends in a snapshot."""
-        return self in {RunKind.FULL, RunKind.INCREMENTAL}
+        return self.value.startswith("backup-")
 
 
-class RunState(StrEnum):
+class RunState(_Open):
     """Where a run stands."""
 
     QUEUED = "queued"
@@ -63,8 +81,8 @@ class RunState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more happens to it (but for a failed slot, which is opened again)."""
-        return self not in {RunState.QUEUED, RunState.CLAIMED, RunState.RUNNING}
+        """Whether nothing more happens to it (but for a failed slot, which is opened again). Not known: no."""
+        return self.is_known and self not in {RunState.QUEUED, RunState.CLAIMED, RunState.RUNNING}
 
 
 class Opened(StrEnum):
@@ -166,6 +184,11 @@ class Run:
     def id(self) -> str:
         """The run's id."""
         return self.request.id
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, be it in a state that this release does not know."""
+        return self.state.is_final or self.ended > 0
 
     @property
     def parent(self) -> str:

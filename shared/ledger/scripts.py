@@ -277,8 +277,8 @@ if state == 'queued' then
   redis.call('ZADD', open, now + math.min(args[1] * 2 ^ (rings - 1), args[2]), id)
   return 1
 end
-redis.call('ZREM', open, id)
-return 0
+if not state or redis.call('HEXISTS', run, 'ended') == 1 then redis.call('ZREM', open, id) end
+return 0  -- a state of a newer release is left alone
 """
 )
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shared.errors import LedgerError
 from shared.ledger import sweep
 from shared.ledger.calls import REMEMBERED
 from shared.ledger.connect import connect
 from shared.ledger.errors import AmbiguousRun, LedgerAway, RunNotOver, UnknownRun, UnknownWorker
 from shared.ledger.ledger import Ledger
-from shared.ledger.model import Opened, Run, RunKind, RunRequest, RunState, Word, new_run_id
+from shared.ledger.model import Run, RunKind, RunRequest, RunState, Word, new_run_id
 from shared.ledger.roll import Roll, WorkerInfo, worker_of
 from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url
@@ -53,8 +54,8 @@ def open_and_ring(fleet: Fleet, kind: RunKind, source: str, options: Mapping[str
         options=dict(options or {}),
     )
     if kind.is_backup and not options:
-        opened, run_id = ledger.open_backup(request, joins=RunKind.FULL if kind is RunKind.FULL else None)
-        if opened is Opened.JOINED:
+        _, run_id = ledger.open_backup(request, joins=RunKind.FULL if kind is RunKind.FULL else None)
+        if run_id != request.id:  # else an answer was lost, and it joined itself
             return run_id
     else:
         ledger.open(request)
@@ -80,14 +81,14 @@ def retry(fleet: Fleet, run_id: str) -> str:
 
 
 def follow(fleet: Fleet, run_id: str, *, poll: float = _POLL) -> Iterator[Run]:
-    """A run's views, each time that it changed; the last one is final.
+    """A run's views, each time that it changed; the last one is of a run that is over.
 
     Raises UnknownRun, also when the run is gone in between (Redis was wiped), AmbiguousRun and LedgerAway.
     """
     last: Run | None = None
     home: Ledger | None = None
     pause = _POLL_FIRST
-    while last is None or not last.state.is_final:
+    while last is None or not last.is_over:
         if home is None or last is None:
             home, run = find(fleet, run_id)
         else:
@@ -98,7 +99,7 @@ def follow(fleet: Fleet, run_id: str, *, poll: float = _POLL) -> Iterator[Run]:
         if run != last:
             last, pause = run, _POLL_FIRST
             yield run
-        if not run.state.is_final:
+        if not run.is_over:
             time.sleep(min(pause, poll))
             pause *= 1.5
 
@@ -127,12 +128,17 @@ def cancel(fleet: Fleet, run_id: str, by: str) -> Word:
     """End a run before its time, and the runs that it wanted. `by` says who asks, for people.
 
     CANCELLED: it is over. ASKED: its holder is told within seconds, keeps what it has uploaded, and ends it. DONE: it
-    had ended. Raises UnknownRun, AmbiguousRun and LedgerAway.
+    had ended. Raises UnknownRun, AmbiguousRun, LedgerAway, and LedgerError where its state is of a newer release.
     """
     ledger, run = find(fleet, run_id)
     word = ledger.cancel(run.id, by)
     for child in ledger.children(run.id):
         ledger.cancel(child.id, by)
+    if word is Word.DONE and not run.state.is_known:
+        raise LedgerError(
+            f"run {run.id} is {run.state.value}, which this release does not know, so it can't cancel it",
+            hint="The release that runs it can",
+        )
     if word is Word.UNKNOWN:
         raise UnknownRun(f"run {run.id} is no longer in the ledger", hint="Was Redis emptied?")
     return word
