@@ -85,6 +85,9 @@ def _unfit(url: str, option: str) -> bool:
 
 def start_worker(app: Celery, queues: Sequence[str], *, name: str, concurrency: int) -> int:
     """Work until told to stop; returns an exit code. Starts children by fork, so nothing may be connected yet."""
+    from shared.messaging.gate import put_up  # brings kombu's transports, which only a worker needs
+
+    put_up()
     # An agent reads every file, so it may well be root; Celery warns of pickle, which is not accepted here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = app.Worker(
