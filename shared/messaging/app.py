@@ -12,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from celery import Celery
+from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import SecurityWarning
 
 from shared.ledger.keys import BEAT_PREFIX
@@ -38,6 +39,7 @@ def make_app(url: str, *, tick_seconds: float = TICK_SECONDS, name: str = "holdf
         **celery_broker(url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # a Redis that is full, or a replica now, ends no worker
         broker_transport_options={
             **_SOCKET,
             "visibility_timeout": 3600,
@@ -90,6 +92,8 @@ def start_worker(app: Celery, queues: Sequence[str], *, name: str, concurrency: 
     put_up()
     # An agent reads every file, so it may well be root; Celery warns of pickle, which is not accepted here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # And of tasks that are acknowledged late, which ours are not, at each loss of a connection.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     worker = app.Worker(
         pool="prefork",
         concurrency=concurrency,

@@ -19,7 +19,7 @@ from shared.messaging.names import TASK_RUN, TASK_TICK
 
 _log = structlog.get_logger("holdfast.worker")
 _TASKS = (TASK_RUN, TASK_TICK)
-_NONE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)  # what is no message raises
+_NONE = (ValueError, TypeError, KeyError, IndexError, AttributeError)  # what is no message raises
 
 
 def put_up() -> None:
@@ -34,7 +34,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu has no types
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
-        except _NONE as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             _drop("", error)
             return True
 
