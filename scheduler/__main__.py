@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from scheduler.evidence import SiteEvidence
 from scheduler.reaper import Unlocker
@@ -42,10 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fleet = Fleet.load(options.config)
     app = make_app(broker_url(fleet), tick_seconds=options.tick)
     if options.process == "beat":
-        app.Beat(loglevel="INFO", quiet=True, max_interval=options.tick).run()
-        return 0
+        return _beat(app, options.tick)
     register(app, fleet)
     return start_worker(app, [SCHEDULER], name=f"scheduler-{os.getpid()}@{socket.gethostname()}", concurrency=1)
+
+
+def _beat(app: Celery, tick_seconds: float) -> int:
+    """Send ticks until told to stop. RedBeat gives up where Redis is away: whoever started this starts it again."""
+    try:
+        app.Beat(loglevel="INFO", quiet=True, max_interval=tick_seconds).run()
+    except (RedisError, OperationalError) as error:
+        _log.error("Redis is away; beat ends, and is started again", reason=str(error))
+        return LedgerAway.exit_code
+    return 0
 
 
 def register(app: Celery, fleet: Fleet) -> None:

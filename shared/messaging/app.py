@@ -12,7 +12,6 @@ import warnings
 from typing import TYPE_CHECKING
 
 from celery import Celery
-from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import SecurityWarning
 
 from shared.ledger.keys import BEAT_PREFIX
@@ -92,8 +91,6 @@ def start_worker(app: Celery, queues: Sequence[str], *, name: str, concurrency: 
     put_up()
     # An agent reads every file, so it may well be root; Celery warns of pickle, which is not accepted here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # And of tasks that are acknowledged late, which ours are not, at each loss of a connection.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     worker = app.Worker(
         pool="prefork",
         concurrency=concurrency,
