@@ -47,7 +47,8 @@ def with_way_out(also: str = "") -> Iterator[None]:
     try:
         yield
     except LedgerAway as error:
-        hint = f"Is `holdfast up` running? `holdfast up --status` tells. {also}".rstrip()
+        first = f"{error.hint}." if error.hint else "Is `holdfast up` running? `holdfast up --status` tells."
+        hint = f"{first} {also}".rstrip()
         raise LedgerAway(str(error.args[0]), hint=hint) from error
 
 

@@ -19,7 +19,8 @@ def connect(url: str, host: str = "", *, timeout: float = SOCKET_TIMEOUT) -> Led
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         health_check_interval=25,
-        retry=Retry(NoBackoff(), 1),  # once: a connection that Redis's restart has cut is made anew
+        # Once: a connection that Redis's restart has cut is made anew. What is not answered in time is not asked again.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         client_name="holdfast",
     )
     return Ledger(client, host)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import (
+    AuthenticationError,
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -20,15 +22,25 @@ from shared.ledger.errors import LedgerAway
 # Answers that say "not now". redis-py has classes for some, and keeps the word in front of others.
 _AWAY = (OutOfMemoryError, ReadOnlyError, MasterDownError, TryAgainError)
 _AWAY_WORDS = ("MISCONF", "BUSY", "NOREPLICAS")
+_PLACE = re.compile(r"\.? script: .*$", re.DOTALL)  # where in a script of ours, which helps nobody
+_WAYS_OUT: tuple[tuple[type[RedisError], str], ...] = (
+    (OutOfMemoryError, "It is full: raise its maxmemory, or look at what else it holds"),
+    (ReadOnlyError, "It is a replica: name the primary as the broker, or wait until this one is promoted"),
+    (AuthenticationError, "The broker's URL in the configuration needs its password: redis://:PASSWORD@host"),
+)
 
 
 def guarded(call: Callable[[], Any]) -> Any:  # redis-py's answers are unions; each caller names its own
     """What `call` returns. Raises LedgerAway or LedgerError in place of redis-py's errors."""
     try:
         return call()
-    except ResponseError as error:
-        if isinstance(error, _AWAY) or str(error).startswith(_AWAY_WORDS):
-            raise LedgerAway(f"Redis answers: {error}") from error
-        raise LedgerError(f"Redis refuses: {error}") from error
     except RedisError as error:
-        raise LedgerAway(f"Redis does not answer: {error}") from error
+        said = _PLACE.sub("", str(error)).rstrip(".")
+        hint = next((hint for kind, hint in _WAYS_OUT if isinstance(error, kind)), "")
+        if isinstance(error, AuthenticationError):
+            raise LedgerAway("Redis wants a password, or another one", hint=hint) from error
+        if not isinstance(error, ResponseError):
+            raise LedgerAway(f"Redis does not answer: {said}", hint=hint) from error
+        if isinstance(error, _AWAY) or said.startswith(_AWAY_WORDS):
+            raise LedgerAway(f"Redis answers: {said}", hint=hint) from error
+        raise LedgerError(f"Redis refuses: {said}", hint=hint) from error

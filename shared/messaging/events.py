@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -23,9 +25,12 @@ KEPT = 10_000  # events in a queue that nobody reads
 
 
 def publish(app: Celery, event: str, body: Mapping[str, object]) -> None:
-    """Tell of one event. Raises kombu's OperationalError where Redis is away."""
-    with app.producer_pool.acquire(block=True, timeout=5) as producer:
-        message = {"event": event, **body}
-        producer.publish(message, exchange=EXCHANGE, routing_key=event, serializer="json", declare=list(QUEUES))
-        for queue in QUEUES:
-            producer.channel.client.ltrim(queue.name, 0, KEPT - 1)  # the newest stand at the head
+    """Tell of one event. Raises kombu's OperationalError where Redis is away, full or read-only."""
+    message = {"event": event, **body}
+    try:
+        with app.producer_pool.acquire(block=True, timeout=5) as producer:
+            producer.publish(message, exchange=EXCHANGE, routing_key=event, serializer="json", declare=list(QUEUES))
+            for queue in QUEUES:
+                producer.channel.client.ltrim(queue.name, 0, KEPT - 1)  # the newest stand at the head
+    except RedisError as error:
+        raise OperationalError(str(error)) from error
