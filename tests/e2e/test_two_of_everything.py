@@ -56,10 +56,9 @@ def test_ticks_at_once_open_each_slot_once(redis: tuple[Ledger, str], tmp_path: 
     path.write_text(path.read_text().replace("sources: {", f"sources: {{{more}"))
 
     def work(_: int) -> list[str]:
-        rung: list[str] = []
-        own = connect(url)
-        tick(small.fleet, own, lambda run_id, _: rung.append(run_id), lambda *_: None, NOON)
-        return rung
+        rung: list[tuple[str, str]] = []
+        tick(small.fleet, connect(url), rung.extend, lambda *_: None, NOON)
+        return [run_id for run_id, _ in rung]
 
     rung = [run_id for ids in in_processes(5, work) for run_id in ids]
     runs = ledger.open_runs()

@@ -17,7 +17,8 @@ from celery import Celery
 
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Run, RunKind, RunRequest, RunState, Word, new_run_id
-from shared.messaging.app import make_app, ring
+from shared.messaging.app import make_app
+from shared.messaging.bell import ring
 from shared.messaging.client import open_and_ring
 from shared.messaging.gate import cleaned
 from shared.messaging.names import BACKUP, TASK_RUN
@@ -172,11 +173,10 @@ def test_a_ring_for_a_run_that_another_has_or_that_is_over_changes_nothing(scene
     scene.ledger.open(held)
     assert scene.ledger.claim(held.id, "another:1").word is Word.CLAIMED
     before = [scene.ledger.client.hgetall(scene.ledger.keys.run(one)) for one in (over, held.id)]
-    for run_id in (over, held.id):
-        ring(scene.app, run_id, BACKUP)
+    ring(scene.ledger.client, [(run_id, BACKUP) for run_id in (over, held.id)])
     again = RunRequest(new_run_id(), RunKind.INCREMENTAL, "web1", queue=BACKUP)
     scene.ledger.open(again)
-    ring(scene.app, again.id, BACKUP)
+    ring(scene.ledger.client, [(again.id, BACKUP)])
     until(lambda: scene.is_done(again.id))
     assert [scene.ledger.client.hgetall(scene.ledger.keys.run(one)) for one in (over, held.id)] == before
     scene.ledger.cancel(held.id, "the test")

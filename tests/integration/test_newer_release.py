@@ -49,18 +49,19 @@ def small(ledger: Ledger, tmp_path: Path) -> SmallFleet:
     return SmallFleet(str(tmp_path), broker=f"redis://127.0.0.1:{port}/0")
 
 
-def newer(ledger: Ledger, *, over: bool = False, **fields: str) -> str:
+def newer(ledger: Ledger, source: str = "web1", *, over: bool = False, **fields: str) -> str:
     """The id of a run with these fields, and with some that nobody here knows; it is due to be looked after."""
-    request = a_run()
+    request = a_run(source)
     ledger.open(request)
-    if over:
-        lease = ledger.claim(request.id, "new@host:1").lease
-        assert lease is not None
-        ledger.finish(lease, RunState.SUCCEEDED)
-    else:
-        ledger.client.zadd(ledger.keys.open, {request.id: 0})
     attempts = json.dumps([[1, "new@host:1", 1_000, 2_000, "denied", {"node": "n7"}]])
     ledger.client.hset(ledger.keys.run(request.id), mapping={"priority": "7", "attempts": attempts, **fields})
+    if over:
+        ledger.client.hset(ledger.keys.run(request.id), "state", "queued")
+        lease = ledger.claim(request.id, "new@host:1").lease
+        assert lease is not None
+        ledger.finish(lease, RunState(fields.get("state", "succeeded")))
+    else:
+        ledger.client.zadd(ledger.keys.open, {request.id: 0})
     return request.id
 
 
@@ -134,13 +135,11 @@ def test_a_worker_that_is_rung_for_a_newer_run_leaves_it_to_others(ledger: Ledge
 
 def test_a_tick_rings_for_a_newer_kind_and_lets_a_newer_state_be(ledger: Ledger, small: SmallFleet) -> None:
     """Whoever knows it takes it; it is never dropped; and what is due besides is opened as ever."""
-    kind, state = newer(ledger, kind="replicate"), newer(ledger, state="paused")
-    for run_id in (kind, state):
-        ledger.client.hset(ledger.keys.run(run_id), "source", "another")
-    rung: list[str] = []
-    ticked = tick(small.fleet, ledger, lambda run_id, _: rung.append(run_id), lambda *_: None, NOON)
+    kind, state = newer(ledger, "another", kind="replicate"), newer(ledger, "another", state="paused")
+    rung: list[tuple[str, str]] = []
+    ticked = tick(small.fleet, ledger, rung.extend, lambda *_: None, NOON)
     assert (ticked.rung_again, [one.source for one in ticked.opened]) == ([kind], ["web1"])
-    assert rung == [kind, ticked.opened[0].id]
+    assert [run_id for run_id, _ in rung] == [kind, ticked.opened[0].id]
     assert {run.id for run in ledger.open_runs()} == {kind, state, ticked.opened[0].id}
     assert ledger.open(ticked.opened[0]).value == "joined"
 
@@ -163,7 +162,7 @@ def test_a_dead_worker_of_a_newer_release_is_fenced_by_an_older_scheduler(ledger
 
 
 def test_the_exporter_counts_it_under_its_own_name(ledger: Ledger, small: SmallFleet) -> None:
-    """Open runs and ended ones; one that ended in a state that nobody here knows is not counted."""
+    """Open runs and ended ones."""
     collector = FleetCollector(FleetWatch(small.path))
     list(collector.collect())
     newer(ledger, kind="replicate")
@@ -178,6 +177,7 @@ def test_the_exporter_counts_it_under_its_own_name(ledger: Ledger, small: SmallF
     assert counted == {
         (metrics.OPEN_RUNS.name, "replicate", "queued"): 1,
         (metrics.RUNS.name, "backup-synthetic", "succeeded"): 1,
+        (metrics.RUNS.name, "backup-full", "expired"): 1,
     }
 
 

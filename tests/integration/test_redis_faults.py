@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from celery import Celery
 from redis.exceptions import RedisError
 
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Run, RunKind, RunState
-from shared.messaging.app import make_app, ring
+from shared.messaging.bell import ring
 from shared.messaging.client import open_and_ring
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
@@ -44,7 +43,6 @@ class Scene:
     proxy: FaultProxy
     process: subprocess.Popen[bytes]
     log: Path
-    app: Celery
 
     def run(self, run_id: str) -> Run | None:
         """A run; None also while Redis is away."""
@@ -75,9 +73,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         try:
             until(lambda: "Cannot connect" in log.read_text(), what="a worker that looks for Redis")
             server.start()
-            app = make_app(server.url)
-            yield Scene(small, ledger, server, proxy, process, log, app)
-            app.close()
+            yield Scene(small, ledger, server, proxy, process, log)
             assert process.poll() is None
         finally:
             process.send_signal(signal.SIGTERM)
@@ -151,7 +147,6 @@ def test_a_ring_that_comes_just_before_redis_refuses_ends_no_worker(
     fault(scene)
     waking.join()
     scene.ledger.client.zadd(scene.ledger.keys.open, {run_id: 0}, xx=True)
-    for run in scene.ledger.reap():
-        ring(scene.app, run.id, run.request.queue)
+    ring(scene.ledger.client, [(run.id, run.request.queue) for run in scene.ledger.reap()])
     assert scene.ended(run_id).state is RunState.SUCCEEDED
     assert scene.process.poll() is None
