@@ -205,7 +205,7 @@ def test_a_connection_that_is_cut_in_mid_transaction_opens_one_run_and_rings(
     text, broken = scene.text, 0
     for up, after in [
         *((True, sent) for sent in range(100, 8000, 400)),
-        *((False, got) for got in range(50, 1000, 50)),
+        *((False, got) for got in range(50, 800, 6)),
     ]:
         scene.ledger.client.flushall()
         scene.ledger.client.script_flush()
