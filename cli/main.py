@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import json
@@ -115,9 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return answer(holdfast, asked)
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
-    # A request to end arrives as Ctrl-C does: the engine stops cleanly and says what it kept.
+    watched = _is_watched()
+    # A request to end, and a terminal that goes away, arrive as Ctrl-C does: the engine stops cleanly.
     with contextlib.suppress(ValueError):  # not the main thread, as in a test
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         # Not `holdfast.main`, which would answer an interruption and a closed pipe itself.
         with holdfast.make_context("holdfast", given) as context:
@@ -142,8 +146,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except Exception as error:  # noqa: BLE001 - the last boundary
+        if isinstance(error, OSError) and error.errno == errno.EIO and watched and not _is_watched():
+            return EXIT_INTERRUPTED  # the terminal went away before its SIGHUP was heard, or while that was answered
         return _report_unexpected(as_json, error)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _is_watched() -> bool:
+    """Whether what is said goes to a terminal that is there."""
+    return any(stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
 def _usage_hint(error: click.ClickException) -> str:
@@ -201,6 +212,8 @@ def run() -> NoReturn:
         sys.stderr.flush()
     except BrokenPipeError:
         code = EXIT_PIPE
+    except OSError:  # a full disk, or a terminal that has gone away
+        code = code or EXIT_FAILED
     os._exit(code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -26,10 +27,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = make_app(context.url)
     register(app, context)
     signals.worker_shutting_down.connect(lambda **_: context.stop(), weak=False)
+    _leave_with_the_terminal()
     queues = [pool_queue(pool, capability) for pool in ["", *options.pool] for capability in CAPABILITIES]
     queues += [host_queue(host) for host in options.host]
     name = f"worker-{os.getpid()}@{socket.gethostname()}"
     return start_worker(app, queues, name=name, concurrency=options.concurrency)
+
+
+def _leave_with_the_terminal() -> None:
+    """A terminal that goes away tells all of us: the parent takes it for SIGTERM, the children wait for its word."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
+        return
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    signals.worker_process_init.connect(lambda **_: signal.signal(signal.SIGHUP, signal.SIG_IGN), weak=False)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
