@@ -145,9 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Who read our output has enough; the interpreter must not complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
-    except Exception as error:  # noqa: BLE001 - the last boundary
-        if isinstance(error, OSError) and error.errno == errno.EIO and watched and not _is_watched():
+    except OSError as error:
+        if error.errno == errno.EIO and watched and not _is_watched():
             return EXIT_INTERRUPTED  # the terminal went away before its SIGHUP was heard, or while that was answered
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            message = f"{error.filename or 'what this command writes'}: {error.strerror}"
+            return _report(as_json, message, "Free space there, and run it again", EXIT_FAILED, error)
+        return _report_unexpected(as_json, error)
+    except Exception as error:  # noqa: BLE001 - the last boundary
         return _report_unexpected(as_json, error)
     return code if isinstance(code, int) else EXIT_OK
 
