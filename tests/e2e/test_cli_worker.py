@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from shared.config.fleet import Fleet
+from shared.ledger.model import RunKind
+from shared.messaging.client import ledger_of, open_and_ring
 from tests.support.command import Shop, open_shop
 from tests.support.ledgers import own_ledger, until
+from tests.support.processes import engine_of
 
 
 @pytest.fixture
@@ -29,35 +36,82 @@ def names(shop: Shop) -> set[str]:
 
 
 def start(shop: Shop, *options: str) -> subprocess.Popen[str]:
-    """A worker that takes one run at a time."""
-    return shop.start("worker", "start", "--concurrency", "1", *options)
+    """A worker."""
+    return shop.start("worker", "start", *options)
 
 
-def test_a_worker_leaves_in_mid_run_and_its_run_goes_on_elsewhere(shop: Shop) -> None:
-    """By `drain`, with an exit code of 0; one attempt was given back, and the next one ends the run."""
-    with (shop.data / "big").open("wb") as file:
-        for number in range(40):
-            file.write(number.to_bytes(4) * (1 << 21))
-    first = start(shop)
-    second: subprocess.Popen[str] | None = None
+def test_two_take_four_at_once_a_third_joins_and_one_leaves_in_mid_run(shop: Shop) -> None:
+    """By one command each. The leaver's runs go on elsewhere: four sources end well, with one snapshot each."""
+    sources = four_sources(shop)
+    processes = [start(shop) for _ in range(2)]
+    engines: dict[str, int] = {}
     try:
-        (leaving,) = until(lambda: names(shop), what="the first worker")
-        run = shop.ask("backup", "data")["run"]
-        until(lambda: shop.ask("runs", "show", run)["state"] != "queued", what="its claim")
-        second = start(shop, "--host", "elsewhere")
-        until(lambda: len(names(shop)) == 2, what="the second worker")
-        shop.run("worker", "drain", leaving, "--wait")
-        assert first.wait(40) == 0
-        assert leaving not in names(shop)
-        ended = shop.ask("runs", "follow", run)
-        assert ended["state"] == "succeeded"
-        assert len(shop.ask("snapshots", "data")["snapshots"]) == 1
+        until(lambda: len(names(shop)) == 2, what="two workers")
+        fleet = Fleet.load(str(shop.conf / "holdfast.yaml"))
+        for source in sources:
+            run = open_and_ring(fleet, RunKind.FULL, source)
+            engines[run] = freeze(fleet, run)
+        runs = list(engines)
+        served = at_work(shop)
+        assert (served.keys(), sorted(Counter(served.values()).values())) == (engines.keys(), [2, 2])
+        processes.append(start(shop, "--host", "elsewhere"))
+        until(lambda: len(names(shop)) == 3, what="the third")
+        leaving = min(served.values())
+        given_back = {run for run, worker in served.items() if worker == leaving}
+        shop.run("worker", "drain", leaving)
+        for run in given_back:
+            until(lambda run=run: is_asked_to_end(engines[run]), what="the word to its engine")
+        for engine in engines.values():
+            os.killpg(engine, signal.SIGCONT)
+        ended = {run: shop.ask("runs", "follow", run) for run in runs}
+        until(lambda: leaving not in names(shop), what="its leave")
+        assert [process.wait(40) for process in processes if leaving.startswith(f"worker-{process.pid}@")] == [0]
     finally:
-        for process in (first, second):
-            if process is not None:
-                process.send_signal(signal.SIGTERM)
-                _, said = process.communicate(timeout=60)
-    assert "no source is of host elsewhere" in said
+        for engine in engines.values():
+            with suppress(ProcessLookupError):
+                os.killpg(engine, signal.SIGCONT)
+        for process in processes:
+            process.terminate()
+        said = [process.communicate(timeout=60)[1] for process in processes]
+    assert "no source is of host elsewhere" in said[2]
+    assert {run: one["state"] for run, one in ended.items()} == dict.fromkeys(runs, "succeeded")
+    assert {run: one["attempt"] for run, one in ended.items()} == {run: 1 + (run in given_back) for run in runs}
+    assert [run for run, one in ended.items() if one["owner"].startswith(leaving)] == []
+    assert [one["error"] for run in ended.values() for one in run["attempts"]] == [None] * 6
+    assert [len(shop.ask("snapshots", source)["snapshots"]) for source in sources] == [1, 1, 1, 1]
+
+
+def four_sources(shop: Shop) -> list[str]:
+    """More to back up, each of them for some tenths of a second."""
+    sources = [f"s{number}" for number in range(4)]
+    for source in sources:
+        (shop.base / source).mkdir()
+        (shop.base / source / "big").write_bytes(os.urandom(16 << 20))
+    (shop.conf / "conf.d").mkdir()
+    lines = "".join(f"  {source}: {{paths: [{shop.base / source}]}}\n" for source in sources)
+    (shop.conf / "conf.d/four.yaml").write_text(f"sources:\n{lines}")
+    return sources
+
+
+def freeze(fleet: Fleet, run_id: str) -> int:
+    """Stop the engine of a run as soon as there is one; which that is."""
+    ledger = ledger_of(fleet)
+    run = until(lambda: found if (found := ledger.get(run_id)) and found.owner else None, what="its claim")
+    engine = until(lambda: engine_of(int(run.owner.rpartition(":")[2])), what="its engine")
+    os.killpg(engine, signal.SIGSTOP)
+    return engine
+
+
+def is_asked_to_end(engine: int) -> bool:
+    """Whether SIGTERM waits for a frozen process."""
+    status = Path(f"/proc/{engine}/status").read_text()
+    (pending,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("ShdPnd")]
+    return bool(pending >> (signal.SIGTERM - 1) & 1)
+
+
+def at_work(shop: Shop) -> dict[str, str]:
+    """The runs that are under way at this moment, and the worker of each."""
+    return {run: one["name"] for one in shop.ask("worker")["workers"] for run in one["runs"]}
 
 
 def test_no_worker_of_that_name(shop: Shop) -> None:

@@ -25,7 +25,7 @@ from tests.support.attempts import run_restic
 from tests.support.command import Shop, open_shop
 from tests.support.fleets import SmallFleet, alive
 from tests.support.ledgers import own_ledger, until
-from tests.support.processes import in_processes
+from tests.support.processes import engine_of, in_processes
 from tests.support.tools import ValkeyServer
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
@@ -158,10 +158,3 @@ def test_a_direct_backup_beside_a_workers_commits_too(redis: tuple[Ledger, str],
     password = (shop.conf / "recovery.password").read_text().strip()
     said = run_restic(str(shop.conf / "backups/repos/data"), "check", "--read-data", "--no-lock", password=password)
     assert "no errors were found" in said
-
-
-def engine_of(child: int) -> int:
-    """The engine below a pool child, once it leads a group of its own; 0 before."""
-    with open(f"/proc/{child}/task/{child}/children") as file:
-        found = [int(pid) for pid in file.read().split()]
-    return next((pid for pid in found if os.getpgid(pid) == pid), 0)

@@ -1,4 +1,4 @@
-"""Run a function of a test in several forked processes at once."""
+"""Processes of a test: a function in several forked ones at once; those below a worker."""
 
 from __future__ import annotations
 
@@ -49,3 +49,10 @@ def in_processes(count: int, work: Callable[[int], T]) -> list[T]:
             failed.append(number)
     assert failed == [], f"processes {failed} failed"
     return results
+
+
+def engine_of(child: int) -> int:
+    """The engine below a pool child, once it leads a group of its own; 0 before."""
+    with open(f"/proc/{child}/task/{child}/children") as file:
+        found = [int(pid) for pid in file.read().split()]
+    return next((pid for pid in found if os.getpgid(pid) == pid), 0)
