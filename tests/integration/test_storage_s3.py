@@ -1,11 +1,9 @@
-"""An S3 site under real faults: refusals, silence, lost answers, a server that is killed; and what a put costs."""
+"""An S3 site on a real MinIO: what a put costs, broken connections, lost answers, a server that is killed."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -15,19 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minio.credentials import AssumeRoleProvider
 
-from shared.storage import Denied, ObjectStore, Permanent, StoreFull, Transient, open_store
-from shared.storage.credentials import CredentialsSpec
-from tests.support.answers import AnswerServer, Scripted, s3_error
-from tests.support.fixtures import minio_server
+from shared.storage import ObjectStore, Transient, open_store
 from tests.support.proxy import FaultProxy
-from tests.support.stores import credentials_of, make_bucket, open_bucket, write_certificates
-from tests.support.tools import MinioServer, free_port
-
-__all__ = ["minio_server"]
-
-_FIXED = CredentialsSpec("access", "secret-of-forty-characters")
+from tests.support.stores import credentials_of, make_bucket, open_bucket
+from tests.support.tools import MinioServer
 
 
 @pytest.fixture
@@ -128,18 +118,6 @@ def test_what_was_staged_is_hashed_no_more(store: ObjectStore, monkeypatch: pyte
     assert store.get("data/known") == data
 
 
-def test_a_put_is_one_request_and_needs_no_other() -> None:
-    """No region is asked for, nothing is looked up: one PUT, signed with the hash that was given."""
-    known = hashlib.sha256(b"data").hexdigest()
-    with AnswerServer(Scripted(200)) as server:
-        store = open_store(f"s3:http://127.0.0.1:{server.port}/b/site", credentials=_FIXED)
-        store.put("a/b", b"data", sha256=known)
-        store.close()
-    ((method, path, headers),) = server.requests
-    assert (method, path, headers["x-amz-content-sha256"]) == ("PUT", "/b/site/a/b", known)
-    assert "Content-MD5" not in headers
-
-
 def test_bytes_damaged_on_the_way_are_not_stored(store: ObjectStore, bucket: str, minio_server: MinioServer) -> None:
     """The server compares the signed hash with what arrived; a hash that is wrong stores nothing."""
     hasty = open_bucket(minio_server, bucket, deadline=0.05)
@@ -165,155 +143,6 @@ def test_connections_are_kept_and_as_many_as_asked_for(
     assert len(list(store.list(""))) == 24
     assert 1 <= proxy.accepted <= 2
     store.close()
-
-
-@pytest.mark.parametrize(
-    ("credentials", "code", "hint"),
-    [
-        (CredentialsSpec("nobody", "x" * 40), "InvalidAccessKeyId", "The server does not know this access key"),
-        ("wrong", "SignatureDoesNotMatch", "The secret key is wrong"),
-    ],
-)
-def test_wrong_credentials_are_denied_at_once(
-    minio_server: MinioServer, bucket: str, credentials: CredentialsSpec | str, code: str, hint: str
-) -> None:
-    """The message names site, operation, key, S3's code and the way out, also for a pack that is half sent."""
-    if isinstance(credentials, str):
-        credentials = CredentialsSpec(minio_server.access_key, credentials)
-    url = f"s3:http://127.0.0.1:{minio_server.port}/{bucket}"
-    store = open_store(url, credentials=credentials, name="fra", deadline=30)
-    started = time.monotonic()
-    with pytest.raises(Denied) as denied:
-        store.put("repos/web1/data/3f/pack", bytes(32 << 20))
-    assert str(denied.value).startswith(f"site fra: denied: PUT repos/web1/data/3f/pack at {url} (403 {code}). {hint}")
-    for use in (lambda: store.get("a"), lambda: store.stat("a"), lambda: list(store.list("")), store.probe):
-        with pytest.raises(Denied, match="403"):
-            use()
-    assert time.monotonic() - started < 5.0
-    assert store.clock() == pytest.approx(time.time(), abs=2.0)
-    store.close()
-
-
-def _read_only(server: MinioServer, bucket: str) -> CredentialsSpec:
-    """Temporary credentials that may list and read `bucket`, and write below locks/ alone."""
-    policy = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{bucket}/*"]},
-            {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [f"arn:aws:s3:::{bucket}"]},
-            {
-                "Effect": "Allow",
-                "Action": ["s3:PutObject", "s3:DeleteObject"],
-                "Resource": [f"arn:aws:s3:::{bucket}/locks/*"],
-            },
-        ],
-    }
-    provider = AssumeRoleProvider(
-        sts_endpoint=server.url,
-        access_key=server.access_key,
-        secret_key=server.secret_key,
-        duration_seconds=3600,
-        region=server.region,
-        policy=json.dumps(policy),
-    )
-    got = provider.retrieve()
-    return CredentialsSpec(got.access_key, got.secret_key, got.session_token)
-
-
-def test_rights_are_told_apart_by_key(store: ObjectStore, minio_server: MinioServer, bucket: str) -> None:
-    """Temporary credentials that may read all but write only locks: just the rest is denied, and nothing is changed."""
-    store.put("data/1", b"1")
-    url = f"s3:http://127.0.0.1:{minio_server.port}/{bucket}"
-    limited = open_store(url, credentials=_read_only(minio_server, bucket), name="fra")
-    assert limited.get("data/1") == b"1"
-    assert [info.key for info in limited.list("data/")] == ["data/1"]
-    limited.put("locks/1", b"1")
-    limited.delete("locks/1")
-    for use in (
-        lambda: limited.put("data/1", bytes(8 << 20)),
-        lambda: limited.put_if_absent("data/2", b"2"),
-        lambda: limited.delete("data/1"),
-    ):
-        with pytest.raises(Denied, match=r"\(403 AccessDenied\)\. The key may not do this"):
-            use()
-    limited.close()
-    assert [(info.key, info.size) for info in store.list("")] == [("data/1", 1)]
-
-
-def test_credentials_are_asked_for_again_when_refused(minio_server: MinioServer, bucket: str) -> None:
-    """A provider whose keys were rotated is asked once more, and the operation goes on; once only."""
-    asked: list[str] = []
-
-    def rotated() -> CredentialsSpec:
-        asked.append("x")
-        return credentials_of(minio_server) if len(asked) == 2 else CredentialsSpec(f"old{len(asked)}", "x" * 40)
-
-    url = f"s3:http://127.0.0.1:{minio_server.port}/{bucket}"
-    store = open_store(url, credentials=rotated)
-    store.put("a", b"1")
-    assert (store.get("a"), len(asked)) == (b"1", 2)
-    store.close()
-    asked[:] = ["x"] * 5
-    store = open_store(url, credentials=rotated)
-    with pytest.raises(Denied):
-        store.put("a", b"2")
-    assert len(asked) == 7
-    store.close()
-
-
-def test_a_missing_bucket_is_no_missing_object(minio_server: MinioServer) -> None:
-    """Every operation says that the bucket is missing and what to do: it must not look like an empty site."""
-    store = open_bucket(minio_server, "nothere")
-    for use in (
-        lambda: store.get("a"),
-        lambda: store.stat("a"),
-        lambda: list(store.list("")),
-        lambda: store.put("a", b""),
-        lambda: store.put_if_absent("a", b""),
-        lambda: store.compare_and_swap("a", b"", version="x"),
-        lambda: store.delete("a"),
-    ):
-        with pytest.raises(Permanent, match=r"404 NoSuchBucket\)\. Create the bucket"):
-            use()
-    store.close()
-
-
-def test_no_credentials_are_a_clear_error() -> None:
-    """An S3 site without any is denied when it is opened."""
-    with pytest.raises(Denied, match=r"site fra: denied: open at s3:https://h/b .no credentials.. Name them"):
-        open_store("s3:https://h/b", name="fra")
-
-
-def test_a_closed_port_is_transient_after_the_deadline() -> None:
-    """Nobody listens: tried again until the deadline, then the reason, the tries and the way out."""
-    url = f"s3:http://127.0.0.1:{free_port()}/b"
-    store = open_store(url, credentials=_FIXED, deadline=0.5, name="fra")
-    started = time.monotonic()
-    with pytest.raises(Transient) as failed:
-        store.get("a")
-    assert time.monotonic() - started < 2.0
-    message = str(failed.value)
-    assert message.startswith(f"site fra: unavailable: GET a at {url} (Connection refused), given up after ")
-    assert message.endswith("Is the server running, and may this host reach it?")
-
-
-def test_a_server_that_says_nothing_is_given_up_within_twice_the_deadline() -> None:
-    """It accepts and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"s3:http://127.0.0.1:{silent.getsockname()[1]}/b"
-        store = open_store(url, credentials=_FIXED, deadline=0.4)
-        started = time.monotonic()
-        with pytest.raises(Transient, match="timed out"):
-            store.get("a")
-        assert 0.3 < time.monotonic() - started < 2.0
-        store.close()
-
-
-def test_a_host_name_that_does_not_resolve_is_transient() -> None:
-    """A name server may be away for a while; the reason is in the message."""
-    store = open_store("s3:http://nowhere.invalid/b", credentials=_FIXED, deadline=0.05)
-    with pytest.raises(Transient, match=r"unavailable: GET a at s3:http://nowhere\.invalid/b \(.*[Nn]ame"):
-        store.get("a")
 
 
 def test_broken_uploads_and_downloads_are_done_again(
@@ -387,87 +216,11 @@ def test_a_server_killed_in_mid_work_and_back_loses_nothing(tmp_path: Path) -> N
         store.close()
 
 
-def test_tls_with_a_private_authority(tmp_path: Path) -> None:
-    """With its ca_file a server is trusted; without it, Permanent at once, with the reason and the way out."""
-    authority = write_certificates(str(tmp_path / "certs"))
-    with MinioServer(str(tmp_path / "data"), certs_dir=str(tmp_path / "certs")) as server:
-        os.mkdir(tmp_path / "data/bucket")
-        url = f"s3:{server.url}/bucket"
-        store = open_store(url, credentials=credentials_of(server), ca_file=authority)
-        data = os.urandom(2 << 20)
-        store.put("a", memoryview(data), sha256=hashlib.sha256(data).hexdigest())
-        assert store.get("a") == data
-        store.close()
-        stranger = open_store(url, credentials=credentials_of(server))
-        started = time.monotonic()
-        with pytest.raises(Permanent, match=r"its certificate is not trusted: .*ca_file"):
-            stranger.get("a")
-        assert time.monotonic() - started < 5.0
-        stranger.close()
-    with pytest.raises(Permanent, match=r"ca_file .*No such file"):
-        open_store(url, credentials=_FIXED, ca_file=str(tmp_path / "none.pem"))
-
-
 def test_a_versioned_bucket_is_found_out(minio_server: MinioServer) -> None:
     """The probe says that overwritten objects are kept."""
     store = open_bucket(minio_server, make_bucket(minio_server, versioned=True))
     assert store.probe().versioned is True
     store.close()
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind", "hint"),
-    [
-        (s3_error(507, "XMinioStorageFull"), StoreFull, "Add space"),
-        (s3_error(400, "XMinioAdminBucketQuotaExceeded"), StoreFull, "Raise the bucket's quota"),
-        (s3_error(403, "RequestTimeTooSkewed"), Permanent, "set it .NTP."),
-        (s3_error(503, "SlowDown"), Transient, "503 SlowDown"),
-        (s3_error(400, "RequestTimeout"), Transient, "400 RequestTimeout"),
-        (s3_error(409, "ConditionalRequestConflict"), Transient, "409"),
-        (Scripted(502, b"<html>bad gateway"), Transient, "502"),
-        (Scripted(403), Denied, "may not do this"),
-        (Scripted(501), Permanent, "501"),
-        (Scripted(301), Permanent, "301"),
-    ],
-)
-def test_answers_are_sorted(answer: Scripted, kind: type[Exception], hint: str) -> None:
-    """What a server says becomes the kind of error that says what to do about it."""
-    with AnswerServer(answer) as server:
-        store = open_store(f"s3:http://127.0.0.1:{server.port}/b", credentials=_FIXED, deadline=0.05)
-        with pytest.raises(kind, match=hint):
-            store.put("a", b"data")
-        store.close()
-
-
-def test_a_server_that_slows_down_is_tried_again() -> None:
-    """Two refusals that pass, then the answer."""
-    with AnswerServer(s3_error(503, "SlowDown"), Scripted(500), Scripted(200, b"data")) as server:
-        store = open_store(f"s3:http://127.0.0.1:{server.port}/b", credentials=_FIXED)
-        assert store.get("a") == b"data"
-        store.close()
-    assert len(server.requests) == 3
-
-
-def test_a_server_of_another_region_is_believed_once() -> None:
-    """It names its region, and the request is signed for that; no region is ever asked for."""
-    wrong = s3_error(400, "AuthorizationHeaderMalformed", "<Region>eu-west-9</Region>")
-    with AnswerServer(wrong, Scripted(200, b"data")) as server:
-        store = open_store(f"s3:http://127.0.0.1:{server.port}/b", credentials=_FIXED)
-        assert store.get("a") == store.get("b") == b"data"
-        store.close()
-    regions = [headers["Authorization"].split("/")[2] for _, _, headers in server.requests]
-    assert regions == ["us-east-1", "eu-west-9", "eu-west-9"]
-
-
-def test_a_server_that_ignores_conditions_is_found_out() -> None:
-    """The probe trusts no promise: a server that answers every conditional put with yes can't hold the register."""
-    yes = Scripted(200, b"holdfast probe: second", {"ETag": "x", "Date": "Thu, 01 Jan 2026 00:00:00 GMT"})
-    with AnswerServer(yes) as server:
-        store = open_store(f"s3:http://127.0.0.1:{server.port}/b", credentials=_FIXED)
-        found = store.probe()
-        store.close()
-    assert (found.put_if_absent, found.compare_and_swap) == (False, False)
-    assert [note.partition(" (")[0] for note in found.notes[:2]] == ["no put-if-absent", "no compare-and-swap"]
 
 
 def test_a_directory_site_imports_neither_minio_nor_tls(tmp_path: Path) -> None:

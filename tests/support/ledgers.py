@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from shared.ledger import model
 from shared.ledger.connect import connect
+from shared.ledger.lease import Lease
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind, RunRequest, new_run_id
 from tests.support.tools import ValkeyServer
@@ -55,3 +56,22 @@ def drawn_table() -> list[tuple[str, str, str, str]]:
         for act, cell in zip(head[1:], row[1:], strict=True)
     ]
     return [(state, act, cell[1], cell[2] or "") for state, act, cell in cells if cell]
+
+
+def claimed(ledger: Ledger, run_id: str, owner: str = "me", token: str = "") -> Lease:
+    """The lease of a run that can be claimed."""
+    claim = ledger.claim(run_id, owner, token=token)
+    assert claim.lease is not None, claim.word
+    return claim.lease
+
+
+def state_of(ledger: Ledger, run_id: str) -> str:
+    """The state of a run."""
+    run = ledger.get(run_id)
+    return run.state.value if run else "(none)"
+
+
+def expire(ledger: Ledger, run_id: str) -> None:
+    """As if nobody had renewed the lease for long."""
+    ledger.client.hset(ledger.keys.run(run_id), "lease", 0)
+    ledger.client.zadd(ledger.keys.open, {run_id: 0})
