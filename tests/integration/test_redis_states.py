@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import redis
+from kombu.exceptions import OperationalError
 
 from cli.main import main
 from shared.ledger import connect
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind, RunRequest, RunState
 from shared.ledger.roll import Roll
+from shared.messaging.app import make_app
+from shared.messaging.events import SNAPSHOT_COMMITTED, publish
 from tests.support.answers import AnswerServer, Scripted
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger
@@ -217,3 +220,14 @@ def test_a_connection_that_is_cut_in_mid_transaction_opens_one_run_and_rings(
         assert [run.id for run in scene.ledger.open_runs()] == [run_id], (up, after)
         assert scene.ledger.client.llen("backup") in {1, 2}, (up, after)
     assert broken > 10
+
+
+@pytest.mark.parametrize("state", [full, read_only], ids=lambda state: state.__name__)
+def test_an_event_that_redis_refuses_is_as_one_that_it_does_not_answer(
+    scene: Scene, state: Callable[[Scene], object]
+) -> None:
+    """Events may be missed: whoever tells of one expects that error and no other."""
+    app = make_app(scene.server.url)
+    with state(scene), pytest.raises(OperationalError):  # type: ignore[attr-defined] # a context manager
+        publish(app, SNAPSHOT_COMMITTED, {"run": RUN})
+    app.close()
