@@ -10,6 +10,14 @@ __all__ = ["minio_server", "valkey_server"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--kill-points=all`: the kill tests at every operation, reads too, in every way (some minutes)."""
+    """`--kill-points=all`: the kill tests at every operation, reads too, in every way (some minutes).
+
+    `--chaos-seconds`: so many seconds of faults, with the real leases; see `make chaos`.
+    """
     parser.addoption("--kill-points", choices=["some", "all"], default="some", help="how many moments to kill at")
     parser.addoption("--kill-seed", type=int, default=None, help="the seed that a failed test of kills has printed")
+    parser.addoption(
+        "--chaos-seconds", type=float, default=0.0, help="seconds of faults; 0: as in CI, at five times the pace"
+    )
+    parser.addoption("--chaos-seed", type=int, default=None, help="what the faults are drawn from")
+    parser.addoption("--chaos-report", default="", help="where the report goes, as Markdown")

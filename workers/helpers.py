@@ -55,6 +55,8 @@ def give_memory_back() -> None:
 class HelperDied(HoldfastError):
     """A helper process ended before it was told to; the run can be tried again."""
 
+    exit_code = 42
+
 
 class CoordinatorGone(Exception):
     """Raised in a helper whose coordinator has ended: nothing is left to do for it."""

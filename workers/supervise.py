@@ -24,6 +24,7 @@ from shared.ledger.calls import ATTEMPTS
 from shared.ledger.errors import LedgerAway
 from shared.ledger.lease import Lease, boot_clock
 from shared.ledger.model import RunState, Word
+from workers.helpers import HelperDied
 
 if TYPE_CHECKING:
     from shared.ledger.ledger import Ledger
@@ -204,11 +205,12 @@ class Supervisor:
             return self._finish(RunState.CANCELLED, {}, f"cancelled by {self._cancel_by}", _CANCELLED_CODE)
         if self._stop is Stop.SHUTDOWN:
             return self._release("")
+        error = f"the engine ended without a word (exit code {self.engine.exit_code})"
         if self._last is not None:
             code = self._last.get("exit_code", 1)
-            message = str(self._last.get("message", "the engine gave no reason"))
-            return self._finish(RunState.FAILED, {}, message, code if isinstance(code, int) else 1)
-        error = f"the engine ended without a word (exit code {self.engine.exit_code})"
+            error = str(self._last.get("message", "the engine gave no reason"))
+            if code != HelperDied.exit_code:  # a helper that was killed is a death as the engine's own
+                return self._finish(RunState.FAILED, {}, error, code if isinstance(code, int) else 1)
         died = self.lease.deaths + 1
         if died < ATTEMPTS:
             return self._release(error, pause=2.0**died)

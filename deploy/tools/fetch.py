@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetch what tests, demo and benchmarks need besides wheels: MinIO, stock restic in two versions, Prometheus.
+"""Fetch what tests, demo and benchmarks need besides wheels: MinIO, stock restic twice, Prometheus, libfaketime.
 
     fetch.py                       everything
     fetch.py minio restic-0.18     these only
@@ -17,17 +17,19 @@ import os
 import sys
 from collections.abc import Sequence
 
+import faketime_deb
 import minio_source
 import prometheus_deb
 import restic_deb
 from toolcache import Unavailable, cache_dir, locked, say
 
 _RESTICS = tuple(f"restic-{version}" for version in restic_deb.SUITES)
-_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS)
+_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime")
 _HINTS = {
     "minio": "install Go 1.24 or newer, put it on PATH, and run this again",
     **{name: f"install restic {name.removeprefix('restic-')} or newer and put it on PATH" for name in _RESTICS},
     **{name: f"install {name} and put it on PATH" for name in prometheus_deb.PROGRAMS},
+    "faketime": "install libfaketime (on Debian: apt-get install libfaketime)",
 }
 
 
@@ -69,6 +71,8 @@ def _path(name: str) -> str | None:
         return minio_source.path()
     if name in prometheus_deb.PROGRAMS:
         return prometheus_deb.path(name)
+    if name == "faketime":
+        return faketime_deb.path()
     return restic_deb.path(name.removeprefix("restic-"))
 
 
@@ -84,6 +88,8 @@ def _install(names: Sequence[str]) -> None:
                     minio_source.install()
                 elif name in prometheus_deb.PROGRAMS:
                     prometheus_deb.install(name)
+                elif name == "faketime":
+                    faketime_deb.install()
                 else:
                     restic_deb.install(name.removeprefix("restic-"))
             except Unavailable as error:

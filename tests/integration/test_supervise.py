@@ -113,6 +113,15 @@ def test_an_engine_that_dies_without_a_word_is_tried_again_with_its_journal(scen
     assert [start["journal"] for start in scene.small.starts] == [[], ["aa" * 32]]
 
 
+def test_an_engine_that_has_lost_a_helper_is_tried_again(scene: Scene) -> None:
+    """A helper that was killed, for want of memory say, is no failure of the run: as where the engine itself was."""
+    scene.small.behave("bereft", once=True)
+    outcome = scene.supervise()
+    assert (outcome.word, outcome.error) == (Word.RELEASED, "helper process 7 ended unexpectedly")
+    assert scene.state is RunState.QUEUED
+    assert scene.supervise().state is RunState.SUCCEEDED
+
+
 def test_an_engine_that_always_dies_fails_the_run(scene: Scene) -> None:
     """It is not tried for ever."""
     scene.small.behave("crash")

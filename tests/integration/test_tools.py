@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import redis
@@ -51,6 +52,18 @@ def test_a_missing_tool_fails_and_names_the_script(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tools, "_installed", dict)
     with pytest.raises(AssertionError, match=r"deploy/tools/fetch\.py restic-0\.14"):
         tools.restic("0.14")
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_a_program_may_live_an_hour_off(ahead: int) -> None:
+    """The time of day is another one, in its children too; the clocks that time spans are not."""
+    script = "import time; print(time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))"
+    command = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{script}'])"]
+    before = (time.time() + ahead, time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))
+    said = subprocess.run(command, env={**os.environ, **tools.faketime(ahead)}, capture_output=True, check=True).stdout
+    after = (time.time() + ahead, time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))
+    found = [float(word) for word in said.split()]
+    assert [low <= one <= high for low, one, high in zip(before, found, after, strict=True)] == [True] * 3
 
 
 def test_minio_stores_and_lists(minio_server: MinioServer) -> None:

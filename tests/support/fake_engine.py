@@ -12,6 +12,8 @@ import signal
 import sys
 import time
 
+from workers.helpers import HelperDied
+
 
 def main() -> int:
     """Read the spec, and behave as asked."""
@@ -43,6 +45,9 @@ def main() -> int:
     if behaviour == "error":
         say(event="error", message="site a: denied", exit_code=32)
         return 32
+    if behaviour == "bereft":
+        say(event="error", message="helper process 7 ended unexpectedly", exit_code=HelperDied.exit_code)
+        return HelperDied.exit_code
     if behaviour in {"hang", "deaf"}:
         wait(plan.get("seconds", 3600.0))
     say(

@@ -19,10 +19,11 @@ _CHUNK = 65_536
 
 @dataclass
 class _Fault:
-    """What happens to one connection: cut after so many bytes up or down, or its next answer is lost."""
+    """What happens to one connection: cut after so many bytes up or down, or in the middle of a certain request."""
 
     up: int | None = None
     down: int | None = None
+    within: bytes = b""
 
 
 @dataclass(eq=False)
@@ -66,9 +67,25 @@ class FaultProxy:
         with self._lock:
             self._faults += [_Fault(down=after) for _ in range(times)]
 
+    def cut_within(self, times: int, content: bytes) -> None:
+        """Break the next `times` requests that hold `content`, when the server has the half of one."""
+        with self._lock:
+            self._faults += [_Fault(within=content) for _ in range(times)]
+
+    @property
+    def open(self) -> int:
+        """Connections that stand."""
+        with self._lock:
+            return len(self._links)
+
     def lose_answers(self, times: int) -> None:
         """Deliver the next `times` requests whole, and break the connection instead of bringing the answer."""
         self.cut_downloads(times, after=0)
+
+    def forgive(self) -> None:
+        """Drop the faults that nobody has come to."""
+        with self._lock:
+            self._faults.clear()
 
     def cut_all(self) -> None:
         """Break every connection now."""
@@ -116,7 +133,7 @@ class FaultProxy:
         carried = 0
         try:
             while data := source.recv(_CHUNK):
-                limit = self._limit(up=up, carried=carried + len(data))
+                limit = self._limit(up=up, carried=carried, data=data)
                 if limit is not None:
                     sink.sendall(data[: max(0, limit - carried)])
                     link.cut()
@@ -130,13 +147,17 @@ class FaultProxy:
         with self._lock:
             self._links.discard(link)
 
-    def _limit(self, *, up: bool, carried: int) -> int | None:
+    def _limit(self, *, up: bool, carried: int, data: bytes) -> int | None:
         """The bytes after which this connection breaks, if the first fault in line is one for it and is due."""
         with self._lock:
             if not self._faults:
                 return None
-            limit = self._faults[0].up if up else self._faults[0].down
-            if limit is None or carried <= limit:
+            fault = self._faults[0]
+            if fault.within:
+                limit = carried + len(data) // 2 if up and fault.within in data else None
+            else:
+                limit = fault.up if up else fault.down
+            if limit is None or carried + len(data) <= limit:
                 return None
             self._faults.pop(0)
             self.broken += 1

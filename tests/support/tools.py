@@ -1,4 +1,4 @@
-"""The real programs that tests run against: stock restic, MinIO and Valkey; and servers of the latter two.
+"""The real programs that tests run against: restic, MinIO, Valkey, libfaketime; and servers of the middle two.
 
 A program that is missing fails the test that asked for it, and never skips it: a suite that passes
 has run. Each server listens on a free loopback port, in a process group of its own, which is killed
@@ -39,6 +39,12 @@ def restic(version: str) -> str:
 def minio() -> str:
     """Return the path of the MinIO server."""
     return _tool("minio")
+
+
+def faketime(seconds: int) -> dict[str, str]:
+    """The environment in which a program's clock is so many seconds ahead: the time of day, no other clock."""
+    ahead = {"FAKETIME": f"{seconds:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+    return {"LD_PRELOAD": _tool("faketime"), **ahead}
 
 
 def valkey_server() -> str:

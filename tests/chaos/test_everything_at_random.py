@@ -1,0 +1,43 @@
+"""Two hundred sources with constant work, and everything that can die, freeze or go away does, drawn from a seed.
+
+`make chaos ARGS="--chaos-seconds=3600"` does the same for an hour, with the real leases, and writes docs/chaos.md.
+"""
+
+from __future__ import annotations
+
+import tempfile
+
+import pytest
+
+from tests.support.chaos.everything import run_chaos
+from tests.support.chaos.plan import Fault, draw_plan
+from tests.support.chaos.report import summary, write_report
+
+SECONDS, PACE, SEED = 50.0, 5.0, 4
+
+
+def test_a_plan_is_its_seeds_and_holds_every_fault() -> None:
+    """Drawn twice it is the same; another seed's is another; the short one and the long one leave nothing out."""
+    for seconds, pace in ((SECONDS, PACE), (600.0, 1.0)):
+        plan = draw_plan(SEED, seconds, pace)
+        assert draw_plan(SEED, seconds, pace) == plan
+        assert draw_plan(SEED + 1, seconds, pace) != plan
+        assert {planned.fault for planned in plan} == set(Fault)
+        assert max(planned.at + planned.lasts for planned in plan) <= seconds
+
+
+def test_everything_at_random(pytestconfig: pytest.Config, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every run ends, truly; a slot has one snapshot; every repository is whole; nothing is left behind."""
+    seconds = pytestconfig.getoption("--chaos-seconds")
+    seed = pytestconfig.getoption("--chaos-seed") or SEED
+
+    def say(line: str) -> None:
+        with capfd.disabled():
+            print(f"\n  {line}", end="", flush=True)  # noqa: T201
+
+    with tempfile.TemporaryDirectory(prefix="holdfast-chaos-") as directory:
+        outcome = run_chaos(directory, seed, seconds or SECONDS, 1.0 if seconds else PACE, say)
+    say(summary(outcome))
+    if report := pytestconfig.getoption("--chaos-report"):
+        write_report(outcome, report)
+    assert outcome.failures == [], "\n".join(outcome.failures)
