@@ -7,7 +7,8 @@ In this order, for a run whose lease ran out:
 
 The third may take a while or fail, so it is noted with the first, done beside the tick, one thread a site, and tried
 again until it is done. Only a lock of this very run goes, and only one that is older than the fence: the next attempt
-writes one of the same name. Both ages are spans of time, each by one clock, so the clocks need not agree.
+writes one of the same name. Both ages are spans of time, each by one clock, so the clocks need not agree. Where an
+engine was killed under a supervisor that lives, that says which process, and that one's lock goes, however young.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from shared.errors import ConfigError, HoldfastError, LedgerError
 from shared.ledger.model import RunState
 from shared.observability import logs
 from shared.repository.errors import RepositoryMissing
-from shared.repository.locks import STALE, read_locks
+from shared.repository.locks import STALE, LockInfo, read_locks
 from shared.repository.repository import Repository
 from shared.storage.api import MissingObject
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
-    from shared.ledger.ledger import Ledger
+    from shared.ledger.ledger import Fence, Ledger
     from shared.ledger.model import Run
 
 AGAIN = 30.0  # seconds after which a site that failed is asked again
@@ -69,19 +70,21 @@ def _about(fleet: Fleet, run: Run) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Fenced:
-    """A run whose holder was fenced at `at` (ms, Redis's clock), `asked - since` by this process's clock."""
+    """A fence, as this process read it at `asked` (monotonic)."""
 
     ledger: Ledger
     run: Run
+    fence: Fence
     repository: str
-    at: float
-    since: float
     asked: float
 
-    @property
-    def age(self) -> float:
-        """Seconds since the fence."""
-        return self.since + time.monotonic() - self.asked
+    def left(self, lock: LockInfo) -> bool:
+        """Whether the lock is its holder's."""
+        if not lock.hostname.endswith(f"/holdfast/{self.fence.run_id}"):
+            return False
+        if self.fence.pid:
+            return lock.pid == self.fence.pid
+        return lock.age > self.fence.since + time.monotonic() - self.asked + _MARGIN
 
 
 class Unlocker:
@@ -95,13 +98,13 @@ class Unlocker:
     def __call__(self, ledger: Ledger) -> None:
         """Begin with what a realm has to be unlocked, and don't wait for it. Raises LedgerAway and LedgerError."""
         work: dict[str, list[_Fenced]] = {}
-        for run_id, at, since in ledger.fenced():
-            place = None if since > STALE else self._place(ledger, run_id)
+        for fence in ledger.fenced():
+            place = None if fence.since > STALE else self._place(ledger, fence.run_id)
             if place is None:
-                ledger.unfence(run_id, at)  # its lock counts no more, or it never had one
+                ledger.unfence(fence)  # its lock counts no more, or it never had one
                 continue
             site, repository, run = place
-            work.setdefault(site, []).append(_Fenced(ledger, run, repository, at, since, time.monotonic()))
+            work.setdefault(site, []).append(_Fenced(ledger, run, fence, repository, time.monotonic()))
         for site, fenced in work.items():
             busy = self._threads.get(site)
             if (busy and busy.is_alive()) or time.monotonic() - self._failed.get(site, -AGAIN) < AGAIN:
@@ -131,7 +134,7 @@ class Unlocker:
             for fenced in work:
                 with _about(self._fleet, fenced.run):
                     self._remove(site, fenced)
-                fenced.ledger.unfence(fenced.run.id, fenced.at)
+                fenced.ledger.unfence(fenced.fence)
         except LedgerError as error:
             _log.warning("Redis is away; locks are looked for again", site=site, reason=str(error))
         except HoldfastError as error:
@@ -150,6 +153,6 @@ class Unlocker:
         except (RepositoryMissing, MissingObject):
             return
         for lock in read_locks(store, repository.load, now=store.clock()):
-            if lock.hostname.endswith(f"/holdfast/{fenced.run.id}") and lock.age > fenced.age + _MARGIN:
+            if fenced.left(lock):
                 store.delete(f"locks/{lock.id}")
                 _log.info("removed the lock of a dead worker", lock=str(lock))

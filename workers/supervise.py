@@ -224,6 +224,7 @@ class Supervisor:
             if state not in {RunState.FAILED, RunState.CANCELLED} and not self._noted:
                 self._note(result)
                 self._noted = True
+            self._tell_of_lock()
             return self.ledger.finish(
                 self.lease, state, result=result, error=error, exit_code=exit_code, retries=(self._site, retries)
             )
@@ -235,11 +236,17 @@ class Supervisor:
         """Give the run back; without a pause the caller rings."""
 
         def release() -> Word:
+            self._tell_of_lock()
             if pause:
                 return self.ledger.release(self.lease, ring_again=pause, error=error)
             return self.ledger.release(self.lease, error=error)
 
         return Outcome(self._settle(release), RunState.QUEUED, {}, error)
+
+    def _tell_of_lock(self) -> None:
+        """An engine that has not said how it ended was killed, and may have left its repository lock."""
+        if self._last is None and self.request.kind.is_backup:
+            self.ledger.lock_left(self.request.id, self.engine.pid)
 
     def _settle(self, act: Callable[[], Word]) -> Word:
         """Do the last thing of an attempt: the lease is kept until Redis takes it, or the worker must go."""

@@ -10,7 +10,8 @@ hf:recent             list: the runs that ended, newest first, bounded
 hf:history:<source>   list: the runs of one source that ended, newest first, bounded; what falls out is deleted
 hf:backups:<source>   set: the ids of the backups of a source that are not over; a second one joins one of them
 hf:counts             hash: ended|<kind>|<state>, error|<exit code>: runs; retries|<site>: requests made again
-hf:fenced             sorted set: runs whose holder was fenced, by when (ms), until its repository lock is gone
+hf:fenced             sorted set: runs whose holder was fenced, "<run>:<pid>" of engines that were killed, by when (ms),
+                      until the repository lock is gone
 hf:pulse              hash: when the reaper last looked (at), and until when it spares leases that ran out (spare), ms
 hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots
 hf:workers            sorted set: the names of workers, by when they were last heard of (ms)

@@ -44,6 +44,25 @@ class Claim(NamedTuple):
     lease: Lease | None
 
 
+class Fence(NamedTuple):
+    """A holder that works no more: at `at` (ms by Redis's clock), `since` seconds ago.
+
+    With `pid` the engine of that number was killed, and its supervisor said so; 0: the lease ran out.
+    """
+
+    name: str
+    run_id: str
+    pid: int
+    at: float
+    since: float
+
+    @classmethod
+    def of(cls, name: str, at: float, since: float) -> Fence:
+        """The fence by its name in Redis: a run's id, or that and a process with a colon between."""
+        run_id, _, pid = name.partition(":")
+        return cls(name, run_id, int(pid or 0), at, since)
+
+
 class Ledger:
     """One realm of the ledger: the runs of one host, or (host empty) of the pools.
 
@@ -144,20 +163,22 @@ class Ledger:
         """See after this realm's runs whose lease ran out, or whose last ring nobody followed: see `sweep.reap`."""
         return sweep.reap(self, [self.host], attempts=attempts).runs
 
-    def fenced(self) -> list[tuple[str, float, float]]:
-        """The runs whose holder was fenced and whose repository lock may still stand: id, when, seconds since then.
+    def lock_left(self, run_id: str, pid: int) -> None:
+        """The engine of a run's holder was killed, and may have left its repository lock: `pid` stands in that."""
+        guarded(lambda: self._script(scripts.LOCK_LEFT)(keys=[self.keys.fenced], args=[f"{run_id}:{pid}"]))
 
-        When is in milliseconds by Redis's clock, for `unfence`.
-        """
+    def fenced(self) -> list[Fence]:
+        """The runs whose holder was fenced, or lost its engine, and whose repository lock may still stand."""
         found = guarded(lambda: self.client.zrange(self.keys.fenced, 0, -1, withscores=True))
         if not found:
             return []
         seconds, micros = guarded(self.client.time)
-        return [(run_id, at, max(0.0, seconds + micros / 1e6 - at / 1000)) for run_id, at in found]
+        now = seconds + micros / 1e6
+        return [Fence.of(name, at, max(0.0, now - at / 1000)) for name, at in found]
 
-    def unfence(self, run_id: str, at: float) -> None:
-        """The lock of a holder fenced at that time is gone; a later fence stays to be done."""
-        guarded(lambda: self._script(scripts.UNFENCE)(keys=[self.keys.fenced], args=[run_id, int(at)]))
+    def unfence(self, fence: Fence) -> None:
+        """The lock of that holder is gone; a later fence stays to be done."""
+        guarded(lambda: self._script(scripts.UNFENCE)(keys=[self.keys.fenced], args=[fence.name, int(fence.at)]))
 
     def get(self, run_id: str) -> Run | None:
         """One run, or None."""

@@ -293,7 +293,13 @@ end
 return 1
 """
 
-# KEYS: fenced. ARGV: id, the time of its fence as it was read. A later fence stays
+# KEYS: fenced. ARGV: id and the engine's process
+LOCK_LEFT = """
+local t = redis.call('TIME')
+return redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000), ARGV[1])
+"""
+
+# KEYS: fenced. ARGV: who was fenced, the time of that as it was read. A later fence stays
 UNFENCE = """
 if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '-1') == tonumber(ARGV[2]) then
   return redis.call('ZREM', KEYS[1], ARGV[1])

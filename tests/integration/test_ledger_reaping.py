@@ -134,13 +134,17 @@ def test_a_fence_is_noted_until_it_is_dealt_with(ledger: Ledger) -> None:
     assert ledger.fenced() == []
     expire(ledger, request.id)
     claimed(ledger, request.id, "another")
-    ((run_id, at, age),) = ledger.fenced()
-    assert (run_id, 0 <= age < 60) == (request.id, True)
+    (first,) = ledger.fenced()
+    assert (first.run_id, first.pid, 0 <= first.since < 60) == (request.id, 0, True)
     time.sleep(0.002)
     expire(ledger, request.id)
     ledger.reap()
-    ledger.unfence(request.id, at)
-    ((_, later, _),) = ledger.fenced()
-    assert later > at
-    ledger.unfence(request.id, later)
+    ledger.unfence(first)
+    (later,) = ledger.fenced()
+    assert later.at > first.at
+    ledger.lock_left(request.id, 4711)
+    ledger.unfence(later)
+    (killed,) = ledger.fenced()  # that of an engine stands beside
+    assert (killed.run_id, killed.pid) == (request.id, 4711)
+    ledger.unfence(killed)
     assert ledger.fenced() == []

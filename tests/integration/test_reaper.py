@@ -101,6 +101,25 @@ def test_the_lock_of_a_fenced_run_is_removed_and_no_other(ledger: Ledger, small:
     assert ledger.fenced() == []
 
 
+def test_the_lock_of_an_engine_that_was_killed_goes_and_no_other_processs(ledger: Ledger, small: SmallFleet) -> None:
+    """Its supervisor lives and says which process it was. However young the lock is, it goes, and that one alone."""
+    repository = create(small)
+    request = a_run()
+    ledger.open(request)
+    gone = lock(small, repository, f"web1/holdfast/{request.id}", age=0)
+    (found,) = read_locks(repository.store, repository.load, now=repository.store.clock())
+    ledger.lock_left(request.id, found.pid + 1)  # of a process that had none
+    unlock = Unlocker(small.fleet)
+    unlock(ledger)
+    unlock.wait(20)
+    assert locks(repository) == [gone]
+    ledger.lock_left(request.id, found.pid)
+    unlock(ledger)
+    unlock.wait(20)
+    assert locks(repository) == []
+    assert ledger.fenced() == []
+
+
 def test_a_site_that_is_away_is_tried_again_and_holds_nothing_up(
     ledger: Ledger, small: SmallFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

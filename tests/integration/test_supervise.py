@@ -109,6 +109,8 @@ def test_an_engine_that_dies_without_a_word_is_tried_again_with_its_journal(scen
     outcome = scene.supervise()
     assert (outcome.word, scene.state) == (Word.RELEASED, RunState.QUEUED)
     assert outcome.error == "the engine ended without a word (exit code -9)"
+    (fence,) = scene.ledger.fenced()  # its lock is to go
+    assert (fence.run_id, fence.pid) == (scene.request.id, scene.small.starts[0]["pid"])
     assert scene.supervise().state is RunState.SUCCEEDED
     assert [start["journal"] for start in scene.small.starts] == [[], ["aa" * 32]]
 
@@ -118,6 +120,7 @@ def test_an_engine_that_has_lost_a_helper_is_tried_again(scene: Scene) -> None:
     scene.small.behave("bereft", once=True)
     outcome = scene.supervise()
     assert (outcome.word, outcome.error) == (Word.RELEASED, "helper process 7 ended unexpectedly")
+    assert scene.ledger.fenced() == []  # it has given up its lock itself
     assert scene.state is RunState.QUEUED
     assert scene.supervise().state is RunState.SUCCEEDED
 

@@ -156,7 +156,7 @@ class _Scene:
                 f"rung {run.rings} times, opened {time.time() - run.opened:.0f} s ago, {run.owner}, {run.error}"
                 for run in realm.open_runs()
             ]
-            left += [f"the lock of {run} is to be removed" for run, _, _ in realm.fenced()]
+            left += [f"the lock of {fence.name} is to be removed" for fence in realm.fenced()]
             evidence = {name for name in self.grounds.names if self.grounds.host_of(name) == host}
             left += [
                 f"{name} has no backup" for name in evidence if realm.evidence(name, self.grounds.site_of(name)) is None

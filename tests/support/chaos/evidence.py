@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -41,6 +42,7 @@ class Stored:
 class Found:
     """All of it."""
 
+    at: float  # when the locks were looked at, in seconds since 1970
     stored: dict[str, Stored]
     runs: list[Run]
     keys: dict[str, str]  # of Redis: name and type
@@ -56,6 +58,7 @@ def look(grounds: Grounds, ledger: Ledger) -> Found:
         stored = list(pool.map(lambda name: _stored(grounds, name, ids), grounds.names))
     folders = [os.path.join(grounds.directory, name) for name in ("site", "cache", "state")]
     return Found(
+        at=time.time(),
         stored={one.source: one for one in stored},
         runs=runs,
         keys={str(key): str(ledger.client.type(key)) for key in ledger.client.scan_iter(count=1000)},

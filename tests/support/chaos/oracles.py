@@ -142,10 +142,15 @@ def no_locks(found: Found, killed: int, wiped: Sequence[float]) -> list[str]:
     """No lock is left but those that nobody can know of: of what is no backup, and of what Redis forgot by a wipe."""
     left = [(stored.source, lock) for stored in found.stored.values() for lock in stored.locks]
     backups = {run.id for run in found.runs if run.request.kind.is_backup}
-    wrong = [f"{source}: {lock}" for source, lock in left if lock.hostname.rpartition("/")[2] in backups]
+    last = max(wiped, default=0.0)
+    wrong = [
+        f"{source}: {lock}"
+        for source, lock in left
+        if lock.hostname.rpartition("/")[2] in backups and found.at - lock.age > last
+    ]
     if len(left) > killed:
         wrong.append(f"{len(left)} locks are left of {killed} processes that were killed")
-    return [] if wiped and not len(left) > killed else wrong
+    return wrong
 
 
 def no_files(found: Found, killed: int) -> list[str]:

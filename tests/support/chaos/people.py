@@ -18,7 +18,7 @@ from tests.support.chaos.grounds import Grounds
 from tests.support.chaos.processes import MARK, MEMBER
 from tests.support.command import ROOT, environment
 
-_PAUSE = (0.5, 2.5)  # seconds between two wishes, at pace 1 as at others
+_PAUSE = (0.3, 1.5)  # seconds between two wishes, at pace 1 as at others
 _DIRECT_AT_MOST = 120.0  # seconds
 
 
@@ -109,8 +109,8 @@ class People(threading.Thread):
         runs = [run for run in under_way if run.owner] or under_way
         if runs:
             run = self._draw.choice(runs)
+            self.wishes.cancelled.append(run.id)  # before: it may be done, and the answer lost
             client.cancel(self._grounds.fleet, run.id, "a person")
-            self.wishes.cancelled.append(run.id)
 
     def _retry(self, _: str) -> None:
         over = [run for run in client.all_runs(self._grounds.fleet, count=1000) if run.state.is_final]
@@ -121,11 +121,19 @@ class People(threading.Thread):
             self.wishes.asked.append(Asked(again, run.request.kind, run.request.source, at))
 
     def _restore(self, source: str) -> None:
+        source = self._with_repository() or source
         target = os.path.join(self._grounds.directory, "restored", f"{source}-{len(self.wishes.asked)}")
         self.ask(RunKind.RESTORE, source, target=target)
 
     def _verify(self, source: str) -> None:
+        source = self._with_repository() or source
         self.ask(RunKind.VERIFY, source)
+
+    def _with_repository(self) -> str:
+        """A source that has something to be restored; empty where none has."""
+        near = [name for name in self._grounds.names if self._grounds.site_of(name) == "a"]
+        there = [name for name in near if os.path.exists(os.path.join(self._grounds.repository_url(name), "config"))]
+        return self._draw.choice(there) if there else ""
 
     def _direct(self, source: str) -> None:
         if self._grounds.host_of(source) or any(thread.is_alive() for thread in self._beside):

@@ -62,8 +62,8 @@ def _about(outcome: Outcome) -> list[str]:
 
 {SOURCES} sources, nine in ten on a directory, one in ten on MinIO, with files that change all the time; two schedulers;
 three workers of two slots each, one of which lives an hour ahead; a Valkey behind a proxy. Everything that can die,
-freeze or go away does, at moments drawn from a seed, while people ask for backups, cancel, retry, restore, verify, and back up
-with `--direct` beside. Then all is healed and left to drain, and judged.
+freeze or go away does, at moments drawn from a seed, while people ask for backups, cancel, retry, restore, verify, and
+back up with `--direct` beside. Then all is healed and left to drain, and judged.
 
 CI does it in two minutes, with leases and pauses a fifth as long. What follows was written by a long run:
 

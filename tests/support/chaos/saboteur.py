@@ -26,7 +26,10 @@ _WAIT = 3.0  # seconds for which a fault waits for something that it can hit
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A fault that was made: when (seconds since 1970), for how long, and to whom. Empty: nobody was there."""
+    """A fault that was made: when (seconds since 1970) and to whom. Empty: nobody was there.
+
+    `pids`: whom it hit, and those above them.
+    """
 
     planned: Planned
     at: float
@@ -49,6 +52,7 @@ class Saboteur:
             for track in (True, False)
         ]
         self._wakers: list[threading.Timer] = []
+        self._before: list[Process] = []  # all that there were when the last victim was looked for
 
     def start(self) -> None:
         """Begin with the plan; its times count from now."""
@@ -112,7 +116,10 @@ class Saboteur:
         victim = _choose(victims, pick)
         if fault is Fault.CHILD_FROZEN:
             return self._freeze(victim.member, [victim], lasts)
-        return self._hit(signal.SIGKILL, victim.member, [victim])
+        name, pids = self._hit(signal.SIGKILL, victim.member, [victim])
+        # A helper leads to its engine, an engine to its supervisor, which is known to the ledger.
+        above = [process.parent for process in self._before if process.pid in {victim.pid, victim.parent}]
+        return name, (*pids, *above)
 
     def _parents(self) -> set[int]:
         return {member.pid for member in self._crew.named("worker")}
@@ -120,7 +127,8 @@ class Saboteur:
     def _some(self, wanted: Callable[[Process], bool]) -> list[Process]:
         deadline = time.monotonic() + _WAIT
         while True:
-            found = [process for process in self._crew.processes() if wanted(process)]
+            self._before = self._crew.processes()
+            found = [process for process in self._before if wanted(process)]
             if found or time.monotonic() > deadline:
                 return found
             time.sleep(0.05)
