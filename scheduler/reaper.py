@@ -9,6 +9,9 @@ The third may take a while or fail, so it is noted with the first, done beside t
 again until it is done. Only a lock of this very run goes, and only one that is older than the fence: the next attempt
 writes one of the same name. Both ages are spans of time, each by one clock, so the clocks need not agree. Where an
 engine was killed under a supervisor that lives, that says which process, and that one's lock goes, however young.
+
+With it goes a look for the run's snapshot. A worker that died after it was put had done its work, and what exists is
+not called cancelled or failed, whatever was said of the run meanwhile.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ import structlog
 
 from shared import topology
 from shared.errors import ConfigError, HoldfastError, LedgerError
-from shared.ledger.model import RunState
+from shared.ledger.model import Evidence, RunState, Word
 from shared.observability import logs
+from shared.repository.committed import committed
 from shared.repository.errors import RepositoryMissing
 from shared.repository.locks import STALE, LockInfo, read_locks
 from shared.repository.repository import Repository
@@ -133,7 +137,10 @@ class Unlocker:
         try:
             for fenced in work:
                 with _about(self._fleet, fenced.run):
-                    self._remove(site, fenced)
+                    repository = self._open(site, fenced.repository)
+                    if repository is not None:
+                        _remove(repository, fenced)
+                        _amend(repository, site, fenced)
                 fenced.ledger.unfence(fenced.fence)
         except LedgerError as error:
             _log.warning("Redis is away; locks are looked for again", site=site, reason=str(error))
@@ -144,15 +151,44 @@ class Unlocker:
             self._failed[site] = time.monotonic()
             _log.exception("locks of dead workers can't be removed", site=site)
 
-    def _remove(self, site: str, fenced: _Fenced) -> None:
-        fleet, name = self._fleet, fenced.repository
+    def _open(self, site: str, name: str) -> Repository | None:
         try:
-            store = fleet.open_site(site).below(f"repos/{name}")
-            recovery = fleet.recovery_password.read("recovery password").decode()
-            repository = Repository.open(store, fleet.machine_password(name), recovery)
+            store = self._fleet.open_site(site).below(f"repos/{name}")
+            recovery = self._fleet.recovery_password.read("recovery password").decode()
+            return Repository.open(store, self._fleet.machine_password(name), recovery)
         except (RepositoryMissing, MissingObject):
-            return
-        for lock in read_locks(store, repository.load, now=store.clock()):
-            if fenced.left(lock):
-                store.delete(f"locks/{lock.id}")
-                _log.info("removed the lock of a dead worker", lock=str(lock))
+            return None
+
+
+def _remove(repository: Repository, fenced: _Fenced) -> None:
+    store = repository.store
+    for lock in read_locks(store, repository.load, now=store.clock()):
+        if fenced.left(lock):
+            store.delete(f"locks/{lock.id}")
+            _log.info("removed the lock of a dead worker", lock=str(lock))
+
+
+def _amend(repository: Repository, site: str, fenced: _Fenced) -> None:
+    """After its lock is gone: from then on nobody can put the snapshot any more."""
+    run = fenced.ledger.get(fenced.fence.run_id)
+    if run is None or run.state not in {RunState.FAILED, RunState.CANCELLED}:
+        return
+    snapshot = committed(repository, run.id)
+    if snapshot is None:
+        return
+    result = {
+        "snapshot": snapshot.id,
+        "kind": snapshot.tag("kind"),
+        "source": snapshot.source,
+        "repository": fenced.repository,
+        "site": site,
+        "complete": snapshot.complete,
+        "unreadable": snapshot.unreadable,
+        "existed": True,
+    }
+    slot = snapshot.tag("slot")
+    evidence = Evidence(slot, slot if snapshot.tag("kind") == "full" else "")
+    fenced.ledger.note_evidence(run.request.source, site, evidence)
+    state = RunState.SUCCEEDED if snapshot.complete else RunState.INCOMPLETE
+    if fenced.ledger.amend(run.id, state, result) is Word.FINISHED:
+        _log.info("its snapshot stands: not failed, nor cancelled", was=run.state.value)

@@ -163,6 +163,13 @@ class Ledger:
         """See after this realm's runs whose lease ran out, or whose last ring nobody followed: see `sweep.reap`."""
         return sweep.reap(self, [self.host], attempts=attempts).runs
 
+    def amend(self, run_id: str, state: RunState, result: Mapping[str, object]) -> Word:
+        """A run that was given up, or cancelled when its worker was dead, had done its work: its snapshot stands.
+
+        FINISHED; DONE where it is not called failed or cancelled (any more); UNKNOWN.
+        """
+        return Word(self._run(scripts.AMEND, run_id, [state.value, json.dumps(dict(result))]))
+
     def lock_left(self, run_id: str, pid: int) -> None:
         """The engine of a run's holder was killed, and may have left its repository lock: `pid` stands in that."""
         guarded(lambda: self._script(scripts.LOCK_LEFT)(keys=[self.keys.fenced], args=[f"{run_id}:{pid}"]))

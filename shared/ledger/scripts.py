@@ -293,6 +293,20 @@ end
 return 1
 """
 
+# args: a state that is a good end, result as JSON. What is counted as its end stays so
+AMEND = (
+    _HEAD
+    + """
+local state = redis.call('HGET', run, 'state')
+if not state then return 'unknown' end
+if state ~= 'failed' and state ~= 'cancelled' then return 'done' end
+redis.call('HSET', run, 'state', args[1], 'result', args[2])
+redis.call('HDEL', run, 'error', 'exit_code', 'retry')
+redis.call('DEL', run .. ':packs')
+return 'finished'
+"""
+)
+
 # KEYS: fenced. ARGV: id and the engine's process
 LOCK_LEFT = """
 local t = redis.call('TIME')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from scheduler import reaper
 from scheduler.reaper import Unlocker, reap
 from scheduler.tick import tick
 from shared.ledger.ledger import Ledger
-from shared.ledger.model import Evidence, RunKind, RunState
+from shared.ledger.model import Evidence, RunKind, RunState, Word
+from shared.repository.committed import COMMITS
 from shared.repository.locks import read_locks
 from shared.repository.repository import Repository
+from shared.repository.snapshot import Snapshot, encode_snapshot, make_tags
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import a_run, own_ledger
 
@@ -62,6 +65,18 @@ def lock(small: SmallFleet, repository: Repository, holder: str, *, age: float) 
     then = os.stat(path).st_mtime - age
     os.utime(path, (then, then))
     return lock_id
+
+
+def commit(repository: Repository, run_id: str) -> str:
+    """A full backup of the run, as far as its commit and its snapshot; the snapshot's id."""
+    tags = make_tags(
+        source="web1", run=run_id, kind="full", slot=a_run().slot, last_full="", unreadable=0, began=1, more=[]
+    )
+    sealed = repository.seal_small(encode_snapshot(Snapshot(time=1, tree=bytes(32), paths=[b"/x"], tags=tags)))
+    name = hashlib.sha256(sealed).hexdigest()
+    repository.store.put(f"{COMMITS}{run_id}", sealed)
+    repository.store.put(f"snapshots/{name}", sealed)
+    return name
 
 
 def locks(repository: Repository) -> list[str]:
@@ -140,6 +155,38 @@ def test_a_site_that_is_away_is_tried_again_and_holds_nothing_up(
     unlock(ledger)
     unlock.wait(20)
     assert (ledger.fenced(), locks(repository)) == ([], [])
+
+
+@pytest.mark.parametrize("end", ["cancelled", "given up"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_whose_snapshot_stands_is_not_called_cancelled_or_failed(
+    ledger: Ledger, small: SmallFleet, end: str, there: bool
+) -> None:
+    """Its worker died between the snapshot and telling so; then a person ended it, or it had died too often."""
+    repository = create(small)
+    run_id = dead(ledger)
+    assert ledger.claim(run_id, "dead:2").lease is not None
+    snapshot = commit(repository, run_id) if there else ""
+    ledger.client.hset(ledger.keys.run(run_id), mapping={"lease": 0, "deaths": 4})
+    ledger.client.zadd(ledger.keys.open, {run_id: 0})
+    if end == "cancelled":
+        assert ledger.cancel(run_id, "anna") is Word.CANCELLED
+    else:
+        assert [run.id for run in ledger.reap()] == [run_id]
+    before = ledger.get(run_id)
+    unlock = Unlocker(small.fleet)
+    unlock(ledger)
+    unlock.wait(20)
+    run = ledger.get(run_id)
+    assert run is not None
+    assert ledger.fenced() == []
+    if there:
+        assert (run.state, run.error, run.exit_code) == (RunState.SUCCEEDED, "", 0)
+        assert (run.result["snapshot"], run.result["site"]) == (snapshot, "a")
+        assert ledger.evidence("web1", "a") == Evidence(run.request.slot, run.request.slot)
+    else:
+        assert run == before
+        assert ledger.evidence("web1", "a") is None
 
 
 @pytest.mark.parametrize("why", ["no repository", "no backup", "no such source", "gone", "too old"])

@@ -20,11 +20,12 @@ from shared.config.secrets import Secret
 from shared.messaging import events
 from shared.repository import chunker, compression, crypto, index, keys, locks, pack, polynomial, tree
 from shared.repository.absent import DOOMED, QUARANTINE
+from shared.repository.committed import COMMITS
 from shared.repository.indexcache import layout
 from shared.repository.repository import VERSION
 from shared.repository.snapshot import Snapshot, encode_snapshot, make_tags
 from shared.storage.durable import TEMPORARY_PREFIX
-from workers.backup.commit import COMMITS, FORGOTTEN
+from workers.backup.commit import FORGOTTEN
 from workers.backup.engine import known, treecache
 from workers.maintenance import treecheck
 

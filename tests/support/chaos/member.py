@@ -7,34 +7,27 @@ processes are the real ones, and this module is not used.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-from scheduler import evidence, reaper
-from shared.ledger import ledger
+from shared.ledger import calls, lease
 
-_OF_LEDGER = ("LEASE_SECONDS", "RING_AGAIN", "RING_AGAIN_AT_MOST", "RETRY_FIRST", "RETRY_AT_MOST")
-
-
-def hurry(pace: float) -> None:
-    """Divide the times of the ledger and of the scheduler in this process by `pace`."""
-    for name in _OF_LEDGER:
-        setattr(ledger, name, getattr(ledger, name) / pace)
-    kind = ledger.Ledger
-    for method in (kind.__init__, kind.open, kind.open_backup, kind.release):
-        given: dict[str, Any] = method.__kwdefaults__ or {}
-        given.update({name: given[name] / pace for name in ("lease_seconds", "ring_again") if name in given})
-    for module, name in ((evidence, "_AGAIN"), (reaper, "AGAIN")):
-        setattr(module, name, getattr(module, name) / pace)
+_TIMES = [(lease, "LEASE_SECONDS")] + [
+    (calls, name) for name in ("RING_AGAIN", "RING_AGAIN_AT_MOST", "RETRY_FIRST", "RETRY_AT_MOST")
+]
 
 
 def main() -> int:
     """Hurry, and be what the second argument says."""
     _, pace, what, *arguments = sys.argv
-    hurry(float(pace))
+    for module, name in _TIMES:  # before anything else is imported, and takes them over
+        setattr(module, name, getattr(module, name) / float(pace))
     if what == "workers":
         from workers.__main__ import main as run
     else:
+        from scheduler import evidence, reaper
         from scheduler.__main__ import main as run
+
+        evidence._AGAIN /= float(pace)
+        reaper.AGAIN /= float(pace)
     return run(arguments)
 
 
