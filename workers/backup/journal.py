@@ -1,16 +1,20 @@
 """The journal of a run: which packs it has uploaded, kept locally until its snapshot is committed.
 
 A line per pack, appended as it becomes durable at the site. It is a hint: the next attempt reads those
-packs' headers before it believes that they are there. A half-written last line is dropped.
+packs' headers before it believes that they are there. A half-written last line is dropped. A run that was
+cancelled, or ended on another host, leaves its own behind: whoever commits removes those that are a week old.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 
 from workers.backup.engine.sources import cache_name
 
 _LINE = 65  # 64 hex digits and a newline
+KEPT = 7 * 86400.0  # seconds since it was last written to, as long as the ledger keeps its own
 
 
 class Journal:
@@ -19,6 +23,7 @@ class Journal:
     def __init__(self, cache_dir: str, restic_id: str, site: str, run: str) -> None:
         folder = os.path.join(cache_dir, "journal")
         os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._folder = folder
         self._path = os.path.join(folder, cache_name(restic_id, site, run))
 
     def read(self) -> list[str]:
@@ -44,7 +49,10 @@ class Journal:
 
     def remove(self) -> None:
         """The run is committed: nothing is left to take up."""
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(self._path)
-        except FileNotFoundError:
-            return
+        with suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # another was quicker
+                    if entry.stat().st_mtime < time.time() - KEPT:
+                        os.unlink(entry.path)
