@@ -16,7 +16,7 @@ from shared.messaging.client import realms
 from tests.support.attempts import run_restic
 from tests.support.chaos import oracles
 from tests.support.chaos.crew import Crew
-from tests.support.chaos.evidence import Found, check_all, look
+from tests.support.chaos.evidence import Found, all_runs, check_all, look
 from tests.support.chaos.grounds import Grounds, Mutator
 from tests.support.chaos.people import People, Wishes
 from tests.support.chaos.plan import Fault, Planned, draw_plan
@@ -107,6 +107,7 @@ class _Scene:
         self.say = say
         self.people = People(grounds, crew.mark, outcome.seed)
         self._since = time.monotonic()
+        self._seen: dict[str, Run] = {}  # all runs that were ever looked at, as they were then
 
     def play(self) -> None:
         """All of them."""
@@ -116,7 +117,7 @@ class _Scene:
         time.sleep(_WARM_UP / outcome.pace)
         self._stage("warm-up")
         self.people.start()
-        saboteur = Saboteur(outcome.plan, self.crew, self.valkey, self.proxy)
+        saboteur = Saboteur(outcome.plan, self.crew, self.valkey, self.proxy, self._remember)
         saboteur.start()
         saboteur.join()
         self.people.stop()
@@ -137,6 +138,10 @@ class _Scene:
         self._stage("dismiss")
         self._judge(look(self.grounds, self.ledger), saboteur.wiped)
         self._stage("judge")
+
+    def _remember(self) -> None:
+        """What the ledger knows and is about to forget."""
+        self._seen |= {run.id: run for run in all_runs(self.grounds, self.ledger)}
 
     def _drain(self, seconds: float) -> list[str]:
         deadline = time.monotonic() + seconds
@@ -207,11 +212,12 @@ class _Scene:
 
     def _judge(self, found: Found, wiped: list[float]) -> None:
         outcome, grounds, ledger, wishes = self.outcome, self.grounds, self.ledger, self.people.wishes
-        outcome.runs = found.runs
+        self._seen |= {run.id: run for run in found.runs}
+        outcome.runs = [run for run in self._seen.values() if run.state.is_final]
         outcome.snapshots = sum(len(stored.snapshots) for stored in found.stored.values())
         outcome.locks = sum(len(stored.locks) for stored in found.stored.values())
         outcome.temporary = len(found.temporary)
-        outcome.resumes = resume_times(found.runs, outcome.done)
+        outcome.resumes = resume_times(list(self._seen.values()), outcome.done)
         killed = sum(len(done.pids) for done in outcome.done)
         check_all(grounds, found.stored.values())
         outcome.wrong |= {

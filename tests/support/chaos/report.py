@@ -21,7 +21,7 @@ def summary(outcome: Outcome) -> str:
     wishes = outcome.wishes
     lines = [
         f"chaos: --chaos-seed={outcome.seed}, {sum(outcome.stages.values()):.0f} s ({_stages(outcome)})",
-        f"  {hit.total()} faults of {len(hit)} kinds; {states.total()} runs in the ledger at the end: {ended}",
+        f"  {hit.total()} faults of {len(hit)} kinds; {states.total()} runs that ended: {ended}",
         f"  {outcome.snapshots} snapshots; from a kill to the next attempt: {spread(outcome.resumes)}",
         f"  {len(wishes.asked)} runs by hand, {wishes.refused} refused without Redis; {len(wishes.direct)} --direct",
         f"  {outcome.changes} changes of files, {outcome.restarts} restarts, {outcome.locks} locks of the dead",
@@ -92,7 +92,7 @@ def _runs(outcome: Outcome) -> list[str]:
         "",
         "## Runs",
         "",
-        "What the ledger knew at the end. Of those from before it was emptied there are the snapshots.",
+        "Those that had ended in the end, or when Redis was about to be emptied.",
     ]
     page += [
         "",

@@ -40,12 +40,21 @@ class Done:
 class Saboteur:
     """Two threads, one for each track of the plan."""
 
-    def __init__(self, plan: Sequence[Planned], crew: Crew, valkey: ValkeyServer, proxy: FaultProxy) -> None:
+    def __init__(
+        self,
+        plan: Sequence[Planned],
+        crew: Crew,
+        valkey: ValkeyServer,
+        proxy: FaultProxy,
+        before_wipe: Callable[[], None],
+    ) -> None:
+        """`before_wipe` is called before Redis is emptied: the last chance to see what it holds."""
         self.done: list[Done] = []
         self.failures: list[str] = []
         self._crew = crew
         self._valkey = valkey
         self._proxy = proxy
+        self._before_wipe = before_wipe
         self._began = time.monotonic()
         self._threads = [
             threading.Thread(target=self._follow, args=([one for one in plan if one.on_redis == track],), daemon=True)
@@ -153,6 +162,8 @@ class Saboteur:
     def _on_redis(self, fault: Fault, lasts: float) -> None:
         valkey = self._valkey
         if fault in {Fault.REDIS_ABSENT, Fault.REDIS_KILLED, Fault.REDIS_EMPTY}:
+            if fault is Fault.REDIS_EMPTY:
+                self._before_wipe()
             valkey.kill()
             time.sleep(lasts)
             if fault is Fault.REDIS_EMPTY:
