@@ -164,7 +164,7 @@ def test_a_run_whose_snapshot_stands_is_not_called_cancelled_or_failed(
 ) -> None:
     """Its worker died between the snapshot and telling so; then a person ended it, or it had died too often."""
     repository = create(small)
-    run_id = dead(ledger)
+    run_id = dead(small, ledger)
     assert ledger.claim(run_id, "dead:2").lease is not None
     snapshot = commit(repository, run_id) if there else ""
     ledger.client.hset(ledger.keys.run(run_id), mapping={"lease": 0, "deaths": 4})
