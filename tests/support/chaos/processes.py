@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from tests.support.command import ROOT, environment
 
 MARK, MEMBER = "CHAOS_RUN", "CHAOS_MEMBER"
+_RESTART = 1.5  # seconds
 _ENGINES = ("workers.backup", "workers.restore", "workers.maintenance")
 
 
@@ -87,7 +88,7 @@ class Member:
         self.name = name
         self.command = [sys.executable, *arguments]
         self.restarts = 0
-        self.absent_until = 0.0  # monotonic seconds; not started again before
+        self._died = 0.0  # when its death was seen, in monotonic seconds; 0: it lives
         self._log = log
         self._environment = {**environment(), MARK: mark, MEMBER: name, **variables}
         self.process = self._start()
@@ -98,8 +99,12 @@ class Member:
         return self.process.pid
 
     def look(self) -> None:
-        """Start it again if it has died."""
-        if self.process.poll() is not None and time.monotonic() >= self.absent_until:
+        """Start it again if it has died, as an init system does: after a pause."""
+        if self.process.poll() is None:
+            return
+        self._died = self._died or time.monotonic()
+        if time.monotonic() >= self._died + _RESTART:
+            self._died = 0.0
             self.restarts += 1
             self.process = self._start()
 

@@ -20,7 +20,6 @@ from tests.support.proxy import FaultProxy
 from tests.support.tools import ValkeyServer
 
 Target = TypeVar("Target")
-_RESTART = 1.0  # seconds until what was killed is started again
 _WAIT = 3.0  # seconds for which a fault waits for something that it can hit
 
 
@@ -144,7 +143,6 @@ class Saboteur:
 
     def _kill(self, member: Member) -> tuple[str, tuple[int, ...]]:
         pid = member.pid
-        member.absent_until = time.monotonic() + _RESTART
         member.tell(signal.SIGKILL)
         return member.name, (pid,)
 
