@@ -10,9 +10,9 @@ import time
 from typing import TYPE_CHECKING
 
 from scheduler.due import evidence_of
+from shared.config.opening import open_repository
 from shared.errors import HoldfastError
 from shared.repository.errors import RepositoryMissing
-from shared.repository.repository import Repository
 from shared.storage.api import MissingObject
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ class SiteEvidence:
     def _read(self, source: str, site: str) -> Evidence | None:
         name = self._fleet.repository_of(source)
         try:
-            store = self._fleet.open_site(site).below(f"repos/{name}")
-            recovery = self._fleet.recovery_password.read("recovery password").decode()
-            repository = Repository.open(store, self._fleet.machine_password(name), recovery)
+            repository = open_repository(self._fleet, name, site).repository
         except (RepositoryMissing, MissingObject):
             return None
         return evidence_of(source, repository.snapshots())

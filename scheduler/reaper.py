@@ -26,19 +26,20 @@ from typing import TYPE_CHECKING
 import structlog
 
 from shared import topology
+from shared.config.opening import open_repository
 from shared.errors import ConfigError, HoldfastError, LedgerError
 from shared.ledger.model import Evidence, RunState, Word
 from shared.observability import logs
 from shared.repository.committed import committed
 from shared.repository.errors import RepositoryMissing
 from shared.repository.locks import STALE, LockInfo, read_locks
-from shared.repository.repository import Repository
 from shared.storage.api import MissingObject
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
     from shared.ledger.ledger import Fence, Ledger
     from shared.ledger.model import Run
+    from shared.repository.repository import Repository
 
 AGAIN = 30.0  # seconds after which a site that failed is asked again
 _MARGIN = 2.0  # seconds by which a lock must be older than the fence: some stores count in whole ones
@@ -153,9 +154,7 @@ class Unlocker:
 
     def _open(self, site: str, name: str) -> Repository | None:
         try:
-            store = self._fleet.open_site(site).below(f"repos/{name}")
-            recovery = self._fleet.recovery_password.read("recovery password").decode()
-            return Repository.open(store, self._fleet.machine_password(name), recovery)
+            return open_repository(self._fleet, name, site).repository
         except (RepositoryMissing, MissingObject):
             return None
 

@@ -61,11 +61,14 @@ def repository_store(site: SiteSpec, repository: str, *, connections: int = 0) -
     return store.below(f"repos/{repository}") if repository else store
 
 
-def open_repository(site: SiteSpec, repository: str, passwords: list[str]) -> Repository:
-    """Open the repository. Raises ConfigError without a password, RepositoryError, StorageError."""
+def open_repository(site: SiteSpec, repository: str, passwords: list[str], *, cache_dir: str = "") -> Repository:
+    """Open the repository; its snapshots are kept below `cache_dir`.
+
+    Raises ConfigError without a password, RepositoryError, StorageError.
+    """
     if not passwords:
         raise ConfigError(f"no password was given for repository {repository or site.url}")
-    return Repository.open(repository_store(site, repository), *passwords)
+    return Repository.open(repository_store(site, repository), *passwords).cached(cache_dir, site.id or site.url)
 
 
 class WholeFirst:

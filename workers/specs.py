@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from shared import topology
+from shared.config.opening import passwords, recovery_password
 from shared.errors import ConfigError
 from shared.ledger.model import RunKind, RunRequest
 from workers.backup.spec import BackupSpec, Selection, SiteSpec
@@ -107,7 +108,7 @@ def backup_spec(
         labels=[f"hf.policy={policy.id}"] if policy else [],
         passwords=passwords(fleet, repository),
         fleet_secret=fleet.secret.read().hex(),
-        recovery_password=fleet.recovery_password.read("recovery password").decode(),
+        recovery_password=recovery_password(fleet),
         cache_dir=fleet.cache_dir,
         state_dir=fleet.state_dir,
         journal=list(journal),
@@ -151,11 +152,6 @@ def verify_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Ver
         "cache_dir": fleet.cache_dir,
     }
     return VerifySpec(**given)
-
-
-def passwords(fleet: Fleet, repository: str) -> list[str]:
-    """What opens a repository, the cheap one first. Reads secrets. Raises ConfigError."""
-    return [fleet.machine_password(repository), fleet.recovery_password.read("recovery password").decode()]
 
 
 def _allowed(options: Mapping[str, object], known: set[str], what: str) -> dict[str, object]:

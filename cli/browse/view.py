@@ -66,9 +66,9 @@ class View:
     @cached_property
     def repository(self) -> Repository:
         """The repository. Raises ConfigError, RepositoryError, StorageError."""
-        from cli.repositories import open_repository
+        from cli.opened import open_source
 
-        return open_repository(self.fleet, self.source, self.place)
+        return open_source(self.fleet, self.source, self.place).repository
 
     @cached_property
     def index(self) -> WholeFirst:
@@ -103,7 +103,11 @@ class View:
     @cached_property
     def snapshots(self) -> list[Snapshot]:
         """The source's snapshots, oldest first; one that is damaged is told."""
-        found = [one for one in self.repository.snapshots(lambda error: self.problem(str(error))) if self._is_mine(one)]
+
+        def damaged(_: str, error: RepositoryError) -> None:
+            self.problem(str(error))
+
+        found = [one for one in self.repository.snapshots(damaged) if self._is_mine(one)]
         return sorted(found, key=lambda snapshot: (snapshot.time, snapshot.id))
 
     @cached_property

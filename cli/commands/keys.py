@@ -11,7 +11,7 @@ from cli.app import App, global_options, pass_app
 from shared.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from cli.opened import Opened
+    from shared.config.opening import Opened
     from shared.repository.keyring import KeyFile
 
 PASSWORD_VARIABLE = "HOLDFAST_NEW_PASSWORD"  # noqa: S105 - the variable's name
@@ -64,9 +64,9 @@ def command(
         raise UsageError("--machine and --password-file exclude each other")
     if action == "remove" and not key_id:
         raise UsageError("remove needs the ID of a key", hint=f"`holdfast keys {source} list` shows them")
-    from cli.opened import open_with_password
+    from cli.opened import open_source
 
-    opened = open_with_password(app.fleet, source, site)
+    opened = open_source(app.fleet, source, site)
     if action == "list":
         _list(app, source, opened)
     elif action == "add":
@@ -78,7 +78,7 @@ def command(
 
 
 def _list(app: App, source: str, opened: Opened) -> None:
-    from cli.opened import MACHINE, RECOVERY, recovery_password
+    from shared.config.opening import MACHINE, RECOVERY, recovery_password
     from shared.repository.keyring import opening, read_keys
 
     files = read_keys(opened.repository.store)
@@ -156,7 +156,7 @@ def _add(app: App, opened: Opened, password_file: str | None, *, machine: bool) 
 
 
 def _remove(app: App, opened: Opened, key_id: str) -> None:
-    from cli.opened import recovery_password
+    from shared.config.opening import recovery_password
     from shared.repository.keyring import pick, read_keys, remove_key
 
     store = opened.repository.store
@@ -170,7 +170,7 @@ def _remove(app: App, opened: Opened, key_id: str) -> None:
 
 
 def _change(app: App, opened: Opened, password_file: str | None, replace: str | None) -> None:
-    from cli.opened import recovery_password
+    from shared.config.opening import recovery_password
     from shared.repository.keyring import add_key, pick, read_keys, remove_key
 
     store = opened.repository.store

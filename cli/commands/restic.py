@@ -20,8 +20,8 @@ from cli.app import App, global_options, pass_app
 from shared.errors import HoldfastError, UsageError
 
 if TYPE_CHECKING:
-    from cli.opened import Opened
     from shared.config.fleet import SiteAccess
+    from shared.config.opening import Opened
 
 ALLOWED = frozenset(
     {"cat", "check", "diff", "dump", "features", "find", "help", "list", "ls", "mount", "options", "restore"}
@@ -79,9 +79,9 @@ def command(app: App, source: str, arguments: tuple[str, ...], program: str, sit
         raise HoldfastError(
             f"there is no program {program}", hint="Install restic 0.14 or newer, or name it with --restic PATH"
         )
-    from cli.opened import open_with_password
+    from cli.opened import open_source
 
-    opened = open_with_password(app.fleet, source, site)
+    opened = open_source(app.fleet, source, site)
     access = app.fleet.site_access(opened.site)
     environment = environment_for(os.environ, opened, access, app.fleet.cache_dir)
     given = ["--cacert", access.ca_file] if access.ca_file else []

@@ -139,12 +139,12 @@ def _choose(app: App, repository: Repository, pick: _Pick) -> Snapshot:
 
 
 def _by_worker(app: App, pick: _Pick, options: dict[str, Any]) -> int:
-    from cli.repositories import open_repository
+    from cli.opened import open_source
     from shared.ledger.model import RunKind
 
     fleet, source = app.fleet, pick.source
     fleet.source(source)
-    chosen = _choose(app, open_repository(fleet, source, options.get("site", "")), pick)
+    chosen = _choose(app, open_source(fleet, source, options.get("site", "")).repository, pick)
     options |= {"snapshot": chosen.id, "target": pick.place(chosen)}
     # What stood there is known only where the worker is on this machine: then the Redis is `holdfast up`'s own.
     fresh = bool(options["target"]) and not os.path.lexists(options["target"]) and fleet.broker_url() is None
@@ -160,7 +160,8 @@ def _direct(app: App, pick: _Pick, options: dict[str, Any]) -> int:
         from workers.restore.spec import RestoreSpec
 
         spec = RestoreSpec.from_json(plan.result())
-    chosen = _choose(app, open_repository(spec.site, spec.repository, spec.passwords), pick)
+    repository = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
+    chosen = _choose(app, repository, pick)
     spec.snapshot, spec.target = chosen.id, pick.place(chosen)
     fresh = bool(spec.target) and not os.path.lexists(spec.target)
     result = runs.run_direct(app, pick.source, lambda on_event: run_restore(spec, on_event))

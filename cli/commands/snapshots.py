@@ -34,10 +34,10 @@ def command(app: App, source: str, site: str, last: int | None) -> int:
     Times are shown in local time and UTC. An incomplete snapshot lacks files that could not be read.
     Exit code 3: a snapshot is damaged and was left out.
     """
-    from cli.repositories import open_repository
+    from cli.opened import open_source
 
     fleet = app.fleet
-    repository = open_repository(fleet, source, site)
+    repository = open_source(fleet, source, site).repository
     shared = any(
         other != source and fleet.repository_of(other) == fleet.repository_of(source) for other in fleet.sources
     )
@@ -54,20 +54,8 @@ def command(app: App, source: str, site: str, last: int | None) -> int:
 
 def read_snapshots(repository: Repository) -> tuple[list[Snapshot], list[str]]:
     """All snapshots that can be read, oldest first, and what is wrong with the others. Raises StorageError."""
-    from shared.repository.errors import Damaged
-    from shared.repository.snapshot import decode_snapshot
-    from shared.storage.api import MissingObject
-
-    found: list[Snapshot] = []
     damaged: list[str] = []
-    for info in repository.store.list("snapshots/"):
-        name = info.key.rpartition("/")[2]
-        try:
-            found.append(decode_snapshot(repository.load("snapshots", name), name))
-        except MissingObject:
-            continue  # forgotten between the listing and the reading
-        except Damaged as error:
-            damaged.append(str(error))
+    found = list(repository.snapshots(lambda _, error: damaged.append(str(error))))
     return sorted(found, key=lambda snapshot: (snapshot.time, snapshot.id)), damaged
 
 

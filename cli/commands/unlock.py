@@ -34,12 +34,12 @@ def command(app: App, source: str, everything: bool, yes: bool, site: str) -> No
     A lock that was not refreshed for 30 minutes, by the store's clock, counts no more. One that counts may belong
     to a run that goes on: with --all that run ends at its next check, and keeps what it has uploaded.
     """
-    from cli.repositories import open_repository
+    from cli.opened import open_source
     from shared.repository.locks import STALE, read_locks
 
     if yes and not everything:
         raise UsageError("--yes goes with --all; stale locks are removed without a question")
-    repository = open_repository(app.fleet, source, site)
+    repository = open_source(app.fleet, source, site).repository
     store = repository.store
     locks = read_locks(store, repository.load, now=store.clock(), stale=True)
     locks.sort(key=lambda lock: -lock.age)

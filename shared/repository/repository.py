@@ -11,6 +11,7 @@ SHA-256 of its content and is compared too.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 
 import orjson
@@ -29,6 +30,8 @@ from shared.repository.index import decode_index
 from shared.repository.locks import RepositoryLock
 from shared.repository.pack import Blob, BlobType, decode_header, header_length, plaintext_length
 from shared.repository.snapshot import Snapshot, decode_snapshot
+from shared.repository.snapshotcache import SnapshotCache
+from shared.repository.snapshots import stored_snapshots
 from shared.storage.api import MissingObject, ObjectStore
 
 VERSION = 2
@@ -51,6 +54,7 @@ class Repository:
         self.version = version
         self.restic_id = restic_id
         self._sealer = Sealer(key)
+        self._cached_at: tuple[str, str] | None = None
 
     @classmethod
     def open(cls, store: ObjectStore, *passwords: str) -> Repository:
@@ -108,6 +112,14 @@ class Repository:
         """A new sealer, for another thread."""
         return Sealer(self.key)
 
+    def cached(self, cache_dir: str, site: str) -> Repository:
+        """This repository, which from now on keeps the snapshots of this site in `cache_dir`/snapshots; "" is nowhere.
+
+        What lies there is sealed, and may be deleted at any time.
+        """
+        self._cached_at = (os.path.join(cache_dir, "snapshots"), site) if cache_dir else None
+        return self
+
     def require_writable(self) -> None:
         """Raise UnsupportedRepository for a version that is only read."""
         if self.version != VERSION:
@@ -136,6 +148,9 @@ class Repository:
     def load(self, kind: str, name: str) -> bytes:
         """The JSON of a small file. Raises MissingObject, Damaged."""
         stored = self.store.get(f"{kind}/{name}")
+        return self._small(kind, name, stored)
+
+    def _small(self, kind: str, name: str, stored: bytes) -> bytes:
         try:
             return self.open_small(stored, name)
         except Damaged as error:
@@ -148,18 +163,22 @@ class Repository:
             raise Damaged(f"its bytes hash to {got[:16]}, not to its name")
         return unpack_small(self._sealer.unseal(stored))
 
-    def snapshots(self, damaged: Callable[[Damaged], None] | None = None) -> Iterator[Snapshot]:
-        """Every snapshot, in no set order. One that can't be read goes to `damaged`, else it raises Damaged."""
-        for info in self.store.list("snapshots/"):
-            name = info.key.rpartition("/")[2]
+    def snapshots(
+        self, damaged: Callable[[str, Damaged], None] | None = None, *, fresh: bool = False
+    ) -> Iterator[Snapshot]:
+        """Every snapshot, in no set order: from the cache what it has, the rest by as many threads as pay.
+
+        One that can't be read goes to `damaged` with its id, else it raises Damaged. `fresh`: all of them are read
+        from the site, as it is that which is looked at. Raises StorageError.
+        """
+        cache = None if fresh or not self._cached_at else SnapshotCache(*self._cached_at, self.restic_id)
+        for name, stored in stored_snapshots(self.store, cache):
             try:
-                snapshot = decode_snapshot(self.load("snapshots", name), name)
-            except MissingObject:
-                continue  # forgotten between the listing and the reading
+                snapshot = decode_snapshot(self._small("snapshots", name, stored), name)
             except Damaged as error:
                 if damaged is None:
                     raise
-                damaged(error)
+                damaged(name, error)
                 continue
             yield snapshot
 

@@ -92,6 +92,10 @@ class ObjectStore(Protocol):
     def url(self) -> str:
         """Where it is, for messages; holds no secret."""
 
+    @property
+    def connections(self) -> int:
+        """How many requests at once pay: what it was opened with; 1 where nothing waits for a network."""
+
     def put(self, key: str, data: Buffer, *, sha256: str | None = None) -> None:
         """Store `data` under `key`, durable on return; an existing object is replaced whole.
 

@@ -70,6 +70,11 @@ class DirectoryStore:
         """The absolute path."""
         return self._base
 
+    @property
+    def connections(self) -> int:
+        """See `ObjectStore`."""
+        return 1
+
     def put(self, key: str, data: Buffer, *, sha256: str | None = None) -> None:  # noqa: ARG002 - S3 needs it
         """See `ObjectStore`. Nothing is hashed here."""
         self._write(key, lambda path: write_durable(path, data))

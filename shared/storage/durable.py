@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Iterable
 from types import TracebackType
@@ -28,6 +29,26 @@ _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno
 def is_temporary(name: str) -> bool:
     """Whether `name` (a base name) is that of an unfinished write."""
     return name.startswith(TEMPORARY_PREFIX)
+
+
+def remove_abandoned(directory: str) -> None:
+    """Delete the unfinished files in `directory` that nobody holds (`DurableFile.hold`): killed writers left them.
+
+    Only for a directory whose writers all hold theirs. What can't be deleted stays; nothing is raised.
+    """
+    try:
+        names = [name for name in os.listdir(directory) if is_temporary(name)]
+    except OSError:
+        return
+    for name in names:
+        path = os.path.join(directory, name)
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(fd)
 
 
 def write_durable(path: str, data: Buffer | Iterable[Buffer], *, mode: int = 0o400, sync: bool = True) -> None:
@@ -111,6 +132,11 @@ class DurableFile:
     def fileno(self) -> int:
         """The descriptor of the unfinished file."""
         return self._fd
+
+    def hold(self) -> None:
+        """Keep `remove_abandoned` from it while it is written: the kernel lets go of a dead writer's lock."""
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, data: Buffer) -> None:
         """Write all of `data`, without a copy."""

@@ -73,6 +73,11 @@ class S3Store:
         """In restic's form: s3:http://host:port/bucket/prefix."""
         return f"{self._place.url}/{self._prefix}".rstrip("/")
 
+    @property
+    def connections(self) -> int:
+        """See `ObjectStore`."""
+        return self._http.connections
+
     def put(self, key: str, data: Buffer, *, sha256: str | None = None) -> None:
         """See `ObjectStore`. One request; the server refuses bytes that do not have the hash."""
         self._put(key, data, sha256 or _hash(data), {})

@@ -71,6 +71,7 @@ class S3Http:
         connections: int,
         deadline: float,
     ) -> None:
+        self.connections = connections
         self._place = place
         self._endpoint = urlsplit(endpoint)
         self._bucket = bucket

@@ -102,6 +102,11 @@ class KillingStore:
         """The inner one's."""
         return self._inner.url
 
+    @property
+    def connections(self) -> int:
+        """The inner one's."""
+        return self._inner.connections
+
     def _reached(self, kind: str, operation: str, key: str, data: Buffer | None = None) -> bool:
         """Count; die here if that is asked for. True: die after the effect."""
         if not self._trap.count(kind, operation, key):

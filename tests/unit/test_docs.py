@@ -18,7 +18,18 @@ from shared.config import models
 from shared.config.loader import load_text
 from shared.config.secrets import Secret
 from shared.messaging import events
-from shared.repository import chunker, compression, crypto, index, keys, locks, pack, polynomial, tree
+from shared.repository import (
+    chunker,
+    compression,
+    crypto,
+    index,
+    keys,
+    locks,
+    pack,
+    polynomial,
+    snapshotcache,
+    tree,
+)
 from shared.repository.absent import DOOMED, QUARANTINE
 from shared.repository.committed import COMMITS
 from shared.repository.indexcache import layout
@@ -309,6 +320,7 @@ def test_our_own_objects_are_as_documented() -> None:
     places = [codes(row[0])[0].partition("<")[0] for row in table(section, "place", "what")]
     assert places == [COMMITS, QUARANTINE, DOOMED, FORGOTTEN]
     assert f"`{layout.MAGIC.decode()}`" in FORMAT
+    assert f"`{snapshotcache.MAGIC.decode()}`" in FORMAT
     assert json.dumps(treecache._MAGIC.decode()) in FORMAT
     assert f"`{TEMPORARY_PREFIX}...`" in FORMAT
 

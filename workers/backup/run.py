@@ -144,7 +144,7 @@ class _Run:
         spec = self._spec
         store = repository_store(spec.site, spec.repository)
         try:
-            return Repository.open(store, *spec.passwords)
+            return Repository.open(store, *spec.passwords).cached(spec.cache_dir, spec.site.id or spec.site.url)
         except RepositoryMissing:
             if not spec.fleet_secret:
                 raise
@@ -184,7 +184,7 @@ class _Run:
             repo,
             spec.source,
             self._resolved.paths,
-            lambda error: self._warnings.append(str(error)),
+            lambda _, error: self._warnings.append(str(error)),
             self._look_after,
         )
         folder = os.path.join(spec.cache_dir, "trees", sources.cache_name(repo.restic_id, spec.site.id, spec.source))

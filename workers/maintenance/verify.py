@@ -23,7 +23,6 @@ from shared.repository.errors import Damaged, Locked
 from shared.repository.locks import LockInfo, RepositoryLock
 from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import VERSION, Repository
-from shared.repository.snapshot import decode_snapshot
 from shared.repository.tree import Node, decode_tree
 from shared.storage.api import Denied, MissingObject, ObjectInfo, Permanent, StoreFull
 from workers.access import is_remote, open_repository, preload
@@ -164,16 +163,14 @@ class _Verify:
 
     def _read_snapshots(self) -> None:
         """Read them before the index: what comes later may refer to what the index did not list yet."""
-        for name, _ in self._named("snapshots/"):
-            try:
-                snapshot = decode_snapshot(self._repo.load("snapshots", name), name)
-            except MissingObject:
-                continue  # forgotten between the listing and the reading
-            except Damaged as error:
-                self._problem(f"snapshot {name}", f"it can't be read: {error.args[0]}")
-                self.report.affected_snapshots.append(name)
-                continue
-            self._roots.append((name, snapshot.tree))
+
+        def damaged(name: str, error: Damaged) -> None:
+            self._problem(f"snapshot {name}", f"it can't be read: {error.args[0]}")
+            self.report.affected_snapshots.append(name)
+
+        for snapshot in self._repo.snapshots(damaged, fresh=True):
+            self._look_after()
+            self._roots.append((snapshot.id, snapshot.tree))
         self._roots.sort()
         self.report.snapshots = len(self._roots)
 

@@ -34,7 +34,7 @@ def choose_snapshot(
     except Damaged as error:
         raise RestoreError(f"{before!r} is no time", hint="Write it as 2026-03-01T12:00:00Z") from error
 
-    def passed_over(error: Damaged) -> None:
+    def passed_over(_: str, error: Damaged) -> None:
         if notes is not None:
             notes.append(f"passed over: {error}")
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
-from shared.storage.durable import DurableFile, is_temporary, make_directories
+from shared.storage.durable import DurableFile, make_directories, remove_abandoned
 
 SUFFIX = ".segment"
 LOCK = "lock"
@@ -37,8 +37,7 @@ class Folder:
         make_directories(self.path, mode=0o700, sync=False)
         name = os.urandom(12).hex() + SUFFIX
         file = DurableFile(os.path.join(self.path, name), mode=0o600, sync=False)
-        with contextlib.suppress(OSError):  # held while it is written, see `sweep`
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.hold()
         return name, file
 
     def remove(self, name: str) -> None:
@@ -50,19 +49,7 @@ class Folder:
         """Delete segments that nobody needs any more, and what killed writers left. Only under the lock."""
         for name in set(self.segments()) - keep:
             self.remove(name)
-        try:
-            names = [name for name in os.listdir(self.path) if is_temporary(name)]
-        except OSError:
-            return
-        for name in names:
-            # A writer holds its unfinished file's lock, and the kernel lets go of a dead one's.
-            with contextlib.suppress(OSError):
-                fd = os.open(os.path.join(self.path, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self.remove(name)
-                finally:
-                    os.close(fd)
+        remove_abandoned(self.path)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[Lock]:

@@ -74,7 +74,7 @@ def find_parent(
     repo: Repository,
     source: str,
     paths: list[bytes],
-    damaged: Callable[[Damaged], None],
+    damaged: Callable[[str, Damaged], None],
     look_after: Callable[[], None],
 ) -> Snapshot | None:
     """The newest snapshot of the source with these paths: what an incremental is compared with.

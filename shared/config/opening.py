@@ -1,0 +1,60 @@
+"""Opening a repository as the configuration says: the one place that knows which passwords fit, and their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shared.config.fleet import Fleet
+    from shared.repository.repository import Repository
+
+RECOVERY = "recovery password"
+MACHINE = "machine password"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """`name` is the repository's below the site's `repos/`; `which` says whose the password is."""
+
+    repository: Repository
+    name: str
+    site: str
+    which: str
+    password: str = field(repr=False)
+
+
+def open_repository(fleet: Fleet, name: str, site: str) -> Opened:
+    """The repository of this name at a site, its snapshots kept in the configuration's cache.
+
+    The recovery password is read only where no key file opens with the machine password: it may be a question to a
+    vault. Raises ConfigError, RepositoryError, StorageError.
+    """
+    from shared.repository.errors import Damaged, WrongPassword
+    from shared.repository.repository import Repository
+
+    store = fleet.open_site(site).below(f"repos/{name}")
+    which, password = MACHINE, fleet.machine_password(name)
+    try:
+        repository = Repository.open(store, password)
+    except (WrongPassword, Damaged) as error:  # Damaged: it may be the machine password's key file that is
+        try:
+            which, password = RECOVERY, recovery_password(fleet)
+        except ConfigError:
+            if isinstance(error, Damaged):
+                raise error from None
+            raise
+        repository = Repository.open(store, password)
+    return Opened(repository.cached(fleet.cache_dir, site), name, site, which, password)
+
+
+def passwords(fleet: Fleet, name: str) -> list[str]:
+    """What opens a repository, the cheap one first, for an engine, which has no configuration. Raises ConfigError."""
+    return [fleet.machine_password(name), recovery_password(fleet)]
+
+
+def recovery_password(fleet: Fleet) -> str:
+    """The configured recovery password. Raises ConfigError."""
+    return fleet.recovery_password.read(RECOVERY).decode()
