@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -147,7 +146,7 @@ def _by_worker(app: App, pick: _Pick, options: dict[str, Any]) -> int:
     chosen = _choose(app, open_source(fleet, source, options.get("site", "")).repository, pick)
     options |= {"snapshot": chosen.id, "target": pick.place(chosen)}
     # What stood there is known only where the worker is on this machine: then the Redis is `holdfast up`'s own.
-    fresh = bool(options["target"]) and not os.path.lexists(options["target"]) and fleet.broker_url() is None
+    fresh = _if_fresh(options["target"]) if fleet.broker_url() is None else ""
     run = runs.follow(app, runs.ring(app, RunKind.RESTORE, source, options), source)
     _report(app, run.result, fresh=fresh)
     return runs.exit_code_of(run)
@@ -163,7 +162,7 @@ def _direct(app: App, pick: _Pick, options: dict[str, Any]) -> int:
     repository = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
     chosen = _choose(app, repository, pick)
     spec.snapshot, spec.target = chosen.id, pick.place(chosen)
-    fresh = bool(spec.target) and not os.path.lexists(spec.target)
+    fresh = _if_fresh(spec.target)
     result = runs.run_direct(app, pick.source, lambda on_event: run_restore(spec, on_event))
     _report(app, result.to_json(), fresh=fresh)
     return result.exit_code
@@ -179,7 +178,12 @@ def _plan(app: App, pick: _Pick, options: dict[str, Any]) -> dict[str, Any]:
     return restore_spec(app.fleet, pick.source, options).to_json()
 
 
-def _report(app: App, result: Mapping[str, Any], *, fresh: bool) -> None:
+def _if_fresh(target: str) -> str:
+    """The target, where nothing is there yet: then all of it may go again."""
+    return "" if os.path.lexists(target) else target
+
+
+def _report(app: App, result: Mapping[str, Any], *, fresh: str) -> None:
     if not app.json:
         problems = [f"{problem['path']}: {problem['message']}" for problem in result.get("problems", [])]
         for line in [*problems[:_PROBLEMS_SHOWN], *map(str, result.get("notes", []))]:
@@ -187,8 +191,13 @@ def _report(app: App, result: Mapping[str, Any], *, fresh: bool) -> None:
     app.result(dict(result), *describe(result, fresh=fresh))
 
 
-def describe(result: Mapping[str, Any], *, fresh: bool) -> list[str]:
-    """What a restore did, for people; ends with how to undo it. `fresh`: its target was not there before."""
+def describe(result: Mapping[str, Any], *, fresh: str) -> list[str]:
+    """What a restore did, for people; ends with how to undo it. `fresh`: its target, where that was not there before.
+
+    What the result calls its target is for the eye: bytes that are no UTF-8 are escaped in it.
+    """
+    from workers.restore.places import quoted
+
     dry = bool(result.get("dry_run"))
     done = "would restore" if dry else "restored"
     amount = f"{show.count(result.get('files', 0), 'file')}, {show.size(result.get('bytes', 0))}"
@@ -214,5 +223,5 @@ def describe(result: Mapping[str, Any], *, fresh: bool) -> list[str]:
     if result.get("undo_hint"):
         lines.append(f"to undo: {result['undo_hint']}")
     elif fresh and not dry:
-        lines.append(f"to undo: rm -r {shlex.quote(place)}")
+        lines.append(f"to undo: rm -r {quoted(os.fsencode(fresh))}")
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def test_a_restore_in_place_prints_an_undo_that_works(shop: Shop) -> None:
     (undo,) = [line.removeprefix("to undo: ") for line in said.splitlines() if line.startswith("to undo: ")]
     assert os.system(undo) == 0  # noqa: S605 - the printed line is meant for a shell
     assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [b"there", b"it's lat in\xe9\n"])
+def test_the_undo_of_a_new_target_removes_just_that(shop: Shop, name: bytes) -> None:
+    """Whatever bytes its name has, the printed line can be pasted; where the target was there, none is printed."""
+    shop.run("backup", "data", "--direct")
+    target = os.fsencode(shop.conf) + b"/" + name
+    said = shop.run("restore", "data", "--direct", "--to", os.fsdecode(target))
+    assert os.path.isdir(target)
+    (undo,) = [line.removeprefix("to undo: ") for line in said.splitlines() if line.startswith("to undo: ")]
+    subprocess.run(["bash", "-c", undo], check=True)
+    assert not os.path.lexists(target)
+    os.mkdir(target)
+    assert "to undo" not in shop.run("restore", "data", "--direct", "--to", os.fsdecode(target))
 
 
 def test_a_file_that_can_not_be_read_ends_in_code_3(shop: Shop) -> None:

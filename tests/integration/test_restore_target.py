@@ -168,6 +168,21 @@ def test_in_place(shop: Shop, tmp_path: Path) -> None:
     assert (source / "deep/down/changed").read_bytes() == b"second"
 
 
+def test_in_place_below_several_paths_has_one_undo(shop: Shop) -> None:
+    """Each path keeps what was replaced beside itself; the one command that is printed brings all of it back."""
+    folders = [f"{shop.source}/{name}" for name in ("one", "it's two", "three")]
+    for folder in folders:
+        write(f"{folder}/f", b"first")
+    shop.backup(*folders)
+    for folder in folders:
+        write(f"{folder}/f", b"second", mtime=OLD + SECOND)
+    result = restore(shop, in_place=True)
+    assert (result.files, [Path(folder, "f").read_bytes() for folder in folders]) == (3, [b"first"] * 3)
+    assert sorted(os.path.dirname(kept) for kept in result.undo) == sorted(folders)
+    subprocess.run(["sh", "-c", result.undo_hint], check=True)
+    assert [Path(folder, "f").read_bytes() for folder in folders] == [b"second"] * 3
+
+
 def test_in_place_one_file(shop: Shop) -> None:
     """One file in place changes nothing beside it."""
     for name in ("one", "two"):

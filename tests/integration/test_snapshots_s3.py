@@ -15,7 +15,7 @@ COUNT = 1100  # more than one page of a listing
 
 
 def test_a_bucket_s_snapshots_are_read_once(tmp_path: Path, minio_server: MinioServer) -> None:
-    """Over a line that breaks, by four connections: all of them come. The next time none is fetched, and a forgotten one is gone."""
+    """Over a line that breaks all of them come, the next time none is fetched, and a forgotten one is gone."""
     bucket = make_bucket(minio_server)
     made = Repository.create(
         open_bucket(minio_server, bucket).below(f"repos/{REPOSITORY}"),

@@ -299,9 +299,10 @@ class _Restore:
     def _tell_undo(self, target: Target) -> None:
         folders = [os.path.join(os.fsencode(target.path), folder) for folder in sorted(self._undo)]
         self.result.undo = [shown(folder) for folder in folders]
-        if folders:
-            kept, place = quoted(folders[0] + b"/."), quoted(os.path.join(os.path.dirname(folders[0]), b""))
-            self.result.undo_hint = f"cp -a --remove-destination {kept} {place}"
+        self.result.undo_hint = " && ".join(
+            f"cp -a --remove-destination {quoted(folder + b'/.')} {quoted(os.path.join(os.path.dirname(folder), b''))}"
+            for folder in folders
+        )
 
     def _tick(self) -> None:
         if self._lock is not None:

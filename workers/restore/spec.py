@@ -73,7 +73,7 @@ class RestoreResult:
     metadata_problems: list[dict[str, str]] = field(default_factory=list)  # the first ten
     damaged_packs: list[str] = field(default_factory=list)  # ids of packs that are missing or do not verify
     undo: list[str] = field(default_factory=list)  # safety directories (in place)
-    undo_hint: str = ""
+    undo_hint: str = ""  # a command line for a shell that brings back what lies in all of them
     notes: list[str] = field(default_factory=list)
     duration: float = 0.0
 
