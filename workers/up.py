@@ -17,7 +17,7 @@ from shared.errors import ConfigError, LedgerError
 from shared.ledger.errors import LedgerAway
 from shared.messaging.broker import broker_url, embedded_socket
 from shared.messaging.client import ledger_of, realms
-from shared.observability.logs import mask_url
+from shared.observability.masks import mask_url
 from workers.children import Child, Children
 from workers.engine_process import module_command
 from workers.group import signals, tell, watch

@@ -17,16 +17,13 @@ from urllib.parse import SplitResult, urlsplit
 
 import certifi
 import urllib3
-from minio import time as s3time
-from minio.credentials.credentials import Credentials
-from minio.helpers import queryencode, quote
-from minio.signer import sign_v4_s3
 from urllib3.exceptions import HTTPError, SSLError
 
 from shared.storage.api import Buffer, Denied, Permanent, Transient
 from shared.storage.credentials import CredentialsCache, CredentialsSpec
 from shared.storage.failures import Place
 from shared.storage.s3errors import HINT_CERTIFICATE, HINT_UNREACHABLE, hint_for, parse_error, sort_answer
+from shared.storage.signing import Credentials, queryencode, quote, sign_v4_s3, to_amz_date, utcnow
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
@@ -157,11 +154,11 @@ class S3Http:
             "&".join(f"{queryencode(name)}={queryencode(value)}" for name, value in sorted(query.items())),
             "",
         )
-        now = s3time.utcnow()
+        now = utcnow()
         headers: dict[str, str | list[str] | tuple[str]] = {
             "Host": url.netloc,
             "x-amz-content-sha256": sha256,
-            "x-amz-date": s3time.to_amz_date(now),
+            "x-amz-date": to_amz_date(now),
             **extra,
         }
         if credentials.session_token:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from shared.observability.logs import mask_url, set_up
+from shared.observability.logs import set_up
+from shared.observability.masks import mask_url
 
 PLANTED = "correct horse battery staple"
 
