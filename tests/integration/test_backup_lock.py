@@ -68,7 +68,7 @@ def test_while_index_files_are_read(shop: Shop, seen: Callable[..., list[set[str
 
 def test_while_the_parent_is_looked_for(shop: Shop, seen: Callable[..., list[set[str]]]) -> None:
     """Every snapshot of a repository that many sources share is read for it."""
-    found = seen("load", "snapshots")
+    found = seen("_small", "snapshots")
     shop.backup()
     all_differ(found, 3)
 
@@ -109,10 +109,10 @@ def test_an_earlier_attempt_is_walked_tree_by_tree(shop: Shop, monkeypatch: pyte
     index.close()
 
 
-@pytest.mark.parametrize("stretch", ["load_index", "load"])
+@pytest.mark.parametrize("stretch", ["load_index", "_small"])
 def test_a_signal_ends_it_there_too(shop: Shop, seen: Callable[..., list[set[str]]], stretch: str) -> None:
     """Not only once the scan has begun: nothing more is read, and the lock is given back."""
-    found = seen(stretch, "snapshots" if stretch == "load" else "", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    found = seen(stretch, "snapshots" if stretch == "_small" else "", lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted, match="the backup was stopped"):
         shop.backup(cache=f"{shop.base}/other")
     assert (len(found), shop.names("locks")) == (1, set())
