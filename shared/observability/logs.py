@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import structlog
 
+from shared.observability.logfile import LogFile
 from shared.observability.masks import mask_secrets
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -21,8 +22,8 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _CHATTER = ("celery.beat", "celery.app.trace", "celery.worker.strategy")
 
 
-def set_up(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
-    """Send everything that is logged to `stream` (standard error if None). May be called again."""
+def set_up(*, stream: TextIO | None = None, log_file: str = "", level: int = logging.INFO) -> None:
+    """Send everything that is logged to `stream` (standard error if None), or to a file. May be called again."""
     out = stream if stream is not None else sys.stderr
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -33,7 +34,7 @@ def set_up(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     renderer: structlog.typing.Processor
-    if out.isatty():
+    if out.isatty() and not log_file:
         renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     else:
         renderer = structlog.processors.JSONRenderer()
@@ -45,7 +46,7 @@ def set_up(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(out)
+    handler: logging.Handler = LogFile(log_file) if log_file else logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -68,11 +69,14 @@ def about_run(*, run: str, source: str, kind: str, site: str, attempt: int) -> A
     return structlog.contextvars.bound_contextvars(run=run, source=source, kind=kind, site=site, attempt=attempt)
 
 
-def connect_celery(*, level: int = logging.INFO) -> None:
-    """Take logging out of Celery's hands, and bind a task's context around it. To be called before a worker starts."""
+def connect_celery(*, log_file: str = "", level: int = logging.INFO) -> None:
+    """Take logging out of Celery's hands, and bind a task's context around it. To be called before a worker starts.
+
+    What is logged goes to `log_file`, or to standard error.
+    """
     from celery import signals
 
-    signals.setup_logging.connect(lambda **_: set_up(level=level), weak=False)
+    signals.setup_logging.connect(lambda **_: set_up(log_file=log_file, level=level), weak=False)
     signals.task_prerun.connect(_bind, weak=False)
     signals.task_postrun.connect(_unbind, weak=False)
 
