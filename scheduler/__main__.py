@@ -20,13 +20,13 @@ from redis.exceptions import RedisError
 
 from scheduler.evidence import SiteEvidence
 from scheduler.reaper import Unlocker
-from scheduler.tick import tick
-from shared.config.fleet import Fleet
+from scheduler.tick import Ring, tick
+from shared.config.watch import FleetWatch
 from shared.ledger.connect import connect
 from shared.ledger.errors import LedgerAway
 from shared.messaging.app import TICK_SECONDS, make_app, start_worker
 from shared.messaging.bell import ring
-from shared.messaging.broker import broker_url
+from shared.messaging.broker import broker_url, has_moved
 from shared.messaging.names import SCHEDULER, TASK_TICK
 from shared.observability import logs
 
@@ -40,12 +40,12 @@ _TICK_AT_MOST = 120.0  # seconds, after which a tick that hangs is killed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the two until told to stop; returns an exit code."""
     options = _parse(arguments)
-    logs.connect_celery()
-    fleet = Fleet.load(options.config)
-    app = make_app(broker_url(fleet), tick_seconds=options.tick)
+    logs.connect_celery(log_file=options.log_file)
+    watch = FleetWatch(options.config)
+    app = make_app(broker_url(watch.fleet), tick_seconds=options.tick)
     if options.process == "beat":
         return _beat(app, options.tick)
-    register(app, fleet)
+    register(app, watch)
     return start_worker(app, [SCHEDULER], name=f"scheduler-{os.getpid()}@{socket.gethostname()}", concurrency=1)
 
 
@@ -59,24 +59,56 @@ def _beat(app: Celery, tick_seconds: float) -> int:
     return 0
 
 
-def register(app: Celery, fleet: Fleet) -> None:
+def register(app: Celery, watch: FleetWatch) -> None:
     """Give the app its task."""
-    pools = connect(broker_url(fleet))
-    look = SiteEvidence(fleet)
-    unlock = Unlocker(fleet)
+    ticker = Ticker(watch)
 
     @app.task(name=TASK_TICK, time_limit=_TICK_AT_MOST)  # type: ignore[untyped-decorator] # Celery has no types
     def run(*_: object) -> None:
+        ticker.tick()
+
+
+class Ticker:
+    """Does ticks, each by the newest valid configuration. Made before the fork, and connects after it."""
+
+    def __init__(self, watch: FleetWatch, bell: Ring | None = None) -> None:
+        self._watch = watch
+        self._url = broker_url(watch.fleet)  # for as long as the process lives: it came here by this queue
+        self._pools = connect(self._url)
+        self._ring: Ring = bell or partial(ring, self._pools.client)
+        self._process = os.getpid()
+        self._look = SiteEvidence(watch.fleet)
+        self._unlock = Unlocker(watch.fleet)
+
+    def tick(self) -> None:
+        """One tick; where Redis is away the next one does what this one left."""
+        self._follow()
         try:
-            tick(fleet, pools, partial(ring, pools.client), look, datetime.now(UTC), unlock=unlock)
+            tick(self._watch.fleet, self._pools, self._ring, self._look, datetime.now(UTC), unlock=self._unlock)
         except LedgerAway as error:
             _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
+
+    def _follow(self) -> None:
+        before = self._watch.fleet
+        if self._process == os.getpid():
+            self._watch.check()
+        else:
+            self._process = os.getpid()  # just forked: its parent knows the files as they were at its own start
+            self._watch.catch_up()
+        fleet = self._watch.fleet
+        if fleet is before:
+            return
+        self._look = SiteEvidence(fleet)
+        self._unlock.fleet = fleet
+        if has_moved(fleet, self._url):
+            _log.warning("the configuration names another Redis now; that counts once the scheduler is started again")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scheduler", description="The scheduler of Holdfast.")
     parser.add_argument("process", choices=["beat", "worker"])
     parser.add_argument("--config", required=True, help="the fleet's file")
+    parser.add_argument("--log-file", default="", help="where to log in place of standard error")
     parser.add_argument("--tick", type=float, default=TICK_SECONDS, help="seconds between ticks")
     return parser.parse_args(arguments)
 

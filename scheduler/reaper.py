@@ -93,10 +93,13 @@ class _Fenced:
 
 
 class Unlocker:
-    """Removes the repository locks of holders that were fenced. A site that is away holds up nothing else."""
+    """Removes the repository locks of holders that were fenced. A site that is away holds up nothing else.
+
+    `fleet` may be replaced by a newer one; what has been begun goes on by the old one.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+        self.fleet = fleet
         self._threads: dict[str, threading.Thread] = {}
         self._failed: dict[str, float] = {}  # sites, and when they failed, in monotonic seconds
 
@@ -130,14 +133,14 @@ class Unlocker:
             return None
         try:
             source = run.request.source
-            return topology.current(self._fleet).primary(source), self._fleet.repository_of(source), run
+            return topology.current(self.fleet).primary(source), self.fleet.repository_of(source), run
         except ConfigError:
             return None  # the source is no longer configured
 
     def _unlock(self, site: str, work: list[_Fenced]) -> None:
         try:
             for fenced in work:
-                with _about(self._fleet, fenced.run):
+                with _about(self.fleet, fenced.run):
                     repository = self._open(site, fenced.repository)
                     if repository is not None:
                         _remove(repository, fenced)
@@ -154,7 +157,7 @@ class Unlocker:
 
     def _open(self, site: str, name: str) -> Repository | None:
         try:
-            return open_repository(self._fleet, name, site).repository
+            return open_repository(self.fleet, name, site).repository
         except (RepositoryMissing, MissingObject):
             return None
 

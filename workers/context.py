@@ -8,30 +8,42 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import threading
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import structlog
+
 from shared.ledger.connect import connect
 from shared.ledger.roll import owner_of
-from shared.messaging.broker import broker_url
+from shared.messaging.broker import broker_url, has_moved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shared.config.fleet import Fleet
+    from shared.config.watch import FleetWatch
     from shared.ledger.ledger import Ledger
+
+
+_LOOK = 2.0  # seconds between looks at the configuration's files
+
+_log = structlog.get_logger("holdfast.worker")
 
 
 class WorkerContext:
     """One worker. `hosts` are the realms it serves besides the pools'."""
 
-    def __init__(self, fleet: Fleet, hosts: Sequence[str] = ()) -> None:
-        self.fleet = fleet
-        self.url = broker_url(fleet)
+    def __init__(self, config: FleetWatch, hosts: Sequence[str] = ()) -> None:
+        self.config = config
+        self.url = broker_url(config.fleet)  # for as long as the process lives
+        self.is_drained = False  # somebody asked it to leave; known in the parent
         self.hosts = tuple(hosts)
         self.name = f"worker-{os.getpid()}@{socket.gethostname()}"  # Celery's, as soon as its worker is made
         self._stop = mmap.mmap(-1, 1)  # shared with the children that are forked later
         self._parent = os.getpid()
+        self._turn = threading.Lock()  # whose it is to look at the configuration
 
     @property
     def owner(self) -> str:
@@ -44,9 +56,31 @@ class WorkerContext:
         pools = connect(self.url)
         return [pools, *(pools.realm(host) for host in self.hosts)]
 
+    def newest_fleet(self) -> Fleet:
+        """The configuration for a run that begins now. One that is under way keeps what it began with."""
+        with self._turn:
+            return self.config.catch_up()
+
+    def follow(self) -> None:
+        """Look at the configuration every few seconds from now on, in a thread of this very process.
+
+        A child that looked only before its runs would fall back, should the file be wrong by then, on what it knew at
+        the run before; and one that is forked anew on what the worker's parent knows.
+        """
+        self._turn = threading.Lock()  # a fork may have copied one that is held
+        threading.Thread(target=self._look, name="configuration", daemon=True).start()
+
     def stop(self) -> None:
         """Tell every supervisor to give back its run."""
         self._stop[0] = 1
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(_LOOK)
+            with self._turn:
+                changed = self.config.check()
+            if changed and os.getpid() == self._parent and has_moved(self.config.fleet, self.url):
+                _log.warning("the configuration names another Redis now; that counts once the worker is started again")
 
     def stopping(self) -> bool:
         """Whether the worker is to end, or has died: then nobody else tells its children."""

@@ -30,6 +30,7 @@ from workers.supervise import Supervisor
 if TYPE_CHECKING:
     from celery import Celery
 
+    from shared.config.fleet import Fleet
     from shared.ledger.lease import Lease
     from shared.ledger.ledger import Ledger
     from shared.ledger.model import Run
@@ -87,17 +88,17 @@ def _answer(app: Celery, context: WorkerContext, run_id: str) -> Word | None:
 
 def _about(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease, run: Run) -> Word | None:
     """`run` as it was before the claim: what it is to do never changes."""
-    request = run.request
-    site = topology.site_of(context.fleet, request)
+    request, fleet = run.request, context.newest_fleet()
+    site = topology.site_of(fleet, request)
     about = {"run": run.id, "source": request.source, "kind": request.kind.value, "site": site}
     with logs.about_run(**about, attempt=lease.attempt):
-        return _unless_away(lambda: _work(app, context, ledger, run, lease))
+        return _unless_away(lambda: _work(app, context, fleet, ledger, run, lease))
 
 
-def _work(app: Celery, context: WorkerContext, ledger: Ledger, run: Run, lease: Lease) -> Word:
+def _work(app: Celery, context: WorkerContext, fleet: Fleet, ledger: Ledger, run: Run, lease: Lease) -> Word:
     try:
-        _require_here(context, run)
-        spec = specs.spec_for(context.fleet, run.request, slot=_slot(run), journal=ledger.journal(run.id))
+        _require_here(fleet, run)
+        spec = specs.spec_for(fleet, run.request, slot=_slot(run), journal=ledger.journal(run.id))
         engine = EngineProcess(specs.command_for(run.request.kind), spec)
     except HoldfastError as error:
         _log.error("run failed", error=str(error))
@@ -126,12 +127,12 @@ def _work(app: Celery, context: WorkerContext, ledger: Ledger, run: Run, lease: 
     return outcome.word
 
 
-def _require_here(context: WorkerContext, run: Run) -> None:
+def _require_here(fleet: Fleet, run: Run) -> None:
     """Never take one machine's files for those of another. Raises ConfigError.
 
     A source may have been moved to another host, or to a pool, since the run was opened; or the run is forged.
     """
-    host = context.fleet.source(run.request.source).host or ""
+    host = fleet.source(run.request.source).host or ""
     if run.request.kind.is_backup and host != run.host:
         there = f"on host {host}" if host else "by a pool"
         raise ConfigError(

@@ -8,12 +8,16 @@ one stays.
 from __future__ import annotations
 
 import os
+import time
 
 import structlog
 
 from shared.config.assembly import Seen, look
 from shared.config.fleet import Fleet
 from shared.errors import ConfigError
+
+_PAUSE = 0.2  # seconds between the looks of `catch_up`
+_LOOKS_AT_MOST = 15  # by then who writes so long is not waited for
 
 _log = structlog.get_logger("holdfast.config")
 
@@ -51,9 +55,9 @@ class FleetWatch:
                     "the changed configuration is wrong; the old one stays", config=self._path, reason=self.error
                 )
             return False
+        self.fleet = fleet  # first: a process forked in between must not take the old one for what was seen
         self._seen = seen
         self.error = ""
-        self.fleet = fleet
         _log.info(
             "the changed configuration is in force",
             config=self._path,
@@ -62,6 +66,17 @@ class FleetWatch:
             policies=len(fleet.policies),
         )
         return True
+
+    def catch_up(self) -> Fleet:
+        """The newest valid configuration for who looks seldom, a worker before a run for one.
+
+        It waits, where files have changed, until two looks have found the same; where none has, not at all.
+        """
+        for _ in range(_LOOKS_AT_MOST):
+            if self.check() or self._changed is None:
+                break
+            time.sleep(_PAUSE)
+        return self.fleet
 
     def current(self) -> Fleet:
         """`check`, and then `fleet`: for what runs now and then, a tick for one."""

@@ -10,6 +10,8 @@ import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
+from shared.errors import ConfigError
+
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
 
@@ -28,6 +30,14 @@ def embedded_socket(state_dir: str) -> str:
 def broker_url(fleet: Fleet) -> str:
     """The URL of the fleet's Redis, as redis-py reads it. It may hold a password. Raises ConfigError."""
     return fleet.broker_url() or f"unix://{embedded_socket(fleet.state_dir)}"
+
+
+def has_moved(fleet: Fleet, url: str) -> bool:
+    """Whether the configuration names another Redis than the one at `url`, which a process uses since its start."""
+    try:
+        return broker_url(fleet) != url
+    except ConfigError:
+        return False  # the secret that holds it can't be read now: no news of a move
 
 
 def celery_broker(url: str) -> dict[str, Any]:
