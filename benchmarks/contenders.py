@@ -140,6 +140,7 @@ class Holdfast:
             "recovery_password": {"env": "BENCH_PASSWORD"},
             "state_dir": self._state,
             "cache_dir": self._cache,
+            "exporter": {"listen": "off"},  # it takes no part in a backup
             "sites": {"bench": site},
             "sources": {"bench": {"paths": [data]}, "first": {"paths": [first], "repository": "bench"}},
         }

@@ -36,6 +36,7 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "pack_size": size(fleet.defaults.pack_size),
             "read_concurrency": fleet.defaults.read_concurrency or "one per core",
         },
+        "exporter": {"listen": fleet.metrics_address or "off"},
         "regions": {name: {"broker": _broker(region.broker)} for name, region in fleet.regions.items()},
         "sites": {name: _site(fleet, site) for name, site in fleet.sites.items()},
         "policies": {name: _policy(fleet, policy) for name, policy in fleet.policies.items()},

@@ -23,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 from scheduler.facts import FactReader, leases, oldest_waiting
+from shared.config.values import parse_listen
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError, HoldfastError, LedgerError
 from shared.ledger.connect import connect
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from scheduler.facts import Facts, SeenRun
     from shared.config.fleet import Fleet
 
-LISTEN = "127.0.0.1:9321"
 _CONFIG_EVERY = 5.0  # seconds between looks at the configuration
 _log = structlog.get_logger("holdfast.exporter")
 
@@ -176,19 +176,22 @@ def _size(run: SeenRun, key: str) -> float | None:
 
 def address(text: str) -> tuple[str, int]:
     """Host and port of `host:port`, `:port` or `[v6]:port`. Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f'listen: expected host:port, found "{text}"', hint=f"Such as {LISTEN}")
-    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - an empty host was asked for
+    parsed = parse_listen(text)
+    if parsed is None:
+        raise ConfigError(f'listen: expected host:port, found "{text}"', hint="Such as 127.0.0.1:9321")
+    return parsed
 
 
-def serve(config: str, listen: str = LISTEN, *, ready: Callable[[str], None] = lambda _: None) -> int:
+def serve(config: str, listen: str = "", *, ready: Callable[[str], None] = lambda _: None) -> int:
     """Serve until SIGTERM or Ctrl-C; returns an exit code. `ready` is told the URL.
 
-    Raises ConfigError, also where the address can't be listened on.
+    Without `listen` it is where the configuration says. Raises ConfigError, also where nobody can listen there.
     """
-    host, port = address(listen)
     watch = FleetWatch(config)
+    listen = listen or watch.fleet.metrics_address
+    if not listen:
+        raise ConfigError(f"{config}: exporter.listen is off", hint="--listen names an address")
+    host, port = address(listen)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(FleetCollector(watch))
     asked = threading.Event()
@@ -215,9 +218,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the exporter as a process of its own."""
     parser = argparse.ArgumentParser(prog="python -m scheduler.exporter", description="Metrics of a fleet.")
     parser.add_argument("--config", required=True, help="the fleet's file")
-    parser.add_argument("--listen", default=LISTEN, help=f"host:port, {LISTEN} by default")
+    parser.add_argument("--listen", default="", help="host:port; else what the fleet's file says")
+    parser.add_argument("--log-file", default="", help="where to log in place of standard error")
     options = parser.parse_args(arguments)
-    logs.set_up()
+    logs.set_up(log_file=options.log_file)
     try:
         return serve(options.config, options.listen)
     except HoldfastError as error:

@@ -11,27 +11,30 @@ from collections.abc import Sequence
 
 from celery import signals
 
-from shared.config.fleet import Fleet
+from shared.config.watch import FleetWatch
 from shared.messaging.app import make_app, start_worker
-from shared.messaging.names import CAPABILITIES, host_queue, pool_queue
+from shared.messaging.names import ALL, RESTORE, ROLES, worker_queues
 from shared.observability import logs
+from workers.children import DRAINED
 from workers.context import WorkerContext
 from workers.tasks import register
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Work until told to stop; returns an exit code."""
+    """Work until told to stop; returns an exit code, DRAINED where somebody asked the worker to leave."""
     options = _parse(arguments)
-    logs.connect_celery()
-    context = WorkerContext(Fleet.load(options.config), options.host)
+    logs.connect_celery(log_file=options.log_file)
+    context = WorkerContext(FleetWatch(options.config), options.host)
     app = make_app(context.url)
     register(app, context)
+    for begun in (signals.worker_ready, signals.worker_process_init):  # the parent, and each child
+        begun.connect(lambda **_: context.follow(), weak=False)
     signals.worker_shutting_down.connect(lambda **_: context.stop(), weak=False)
     _leave_with_the_terminal()
-    queues = [pool_queue(pool, capability) for pool in ["", *options.pool] for capability in CAPABILITIES]
-    queues += [host_queue(host) for host in options.host]
-    name = f"worker-{os.getpid()}@{socket.gethostname()}"
-    return start_worker(app, queues, name=name, concurrency=options.concurrency)
+    queues = worker_queues(options.role, options.host, options.pool)
+    name = f"{RESTORE if options.role == RESTORE else 'worker'}-{os.getpid()}@{socket.gethostname()}"
+    code = start_worker(app, queues, name=name, concurrency=options.concurrency)
+    return DRAINED if context.is_drained else code
 
 
 def _leave_with_the_terminal() -> None:
@@ -45,6 +48,8 @@ def _leave_with_the_terminal() -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m workers", description="A worker of Holdfast.")
     parser.add_argument("--config", required=True, help="the fleet's file")
+    parser.add_argument("--role", choices=ROLES, default=ALL, help="which kinds of runs it takes")
+    parser.add_argument("--log-file", default="", help="where to log in place of standard error")
     parser.add_argument("--concurrency", type=int, default=2, help="runs at a time")
     parser.add_argument("--host", action="append", default=[], help="serve the sources of this host, too")
     parser.add_argument("--pool", action="append", default=[], help="serve the sources of this pool, too")

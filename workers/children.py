@@ -1,4 +1,4 @@
-"""Child processes that are kept alive: started again when they die, stopped together, none left behind."""
+"""Child processes that are kept alive: started again when they die, replaced, stopped together, none left behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from workers.engine_process import ROOT
+from workers.logfiles import open_log
 
+DRAINED = 75  # the exit code of a worker that was asked to leave: it stays away
 _BACKOFF_FIRST = 0.5  # seconds before a child that died is started again, doubled each time
 _BACKOFF_AT_MOST = 30.0
 _STEADY = 60.0  # seconds of life after which a child's deaths are forgotten
@@ -24,14 +26,17 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _open_log(path: str) -> int:
-    if not path:
+def _output(log_path: str) -> int:
+    if not log_path:
         return os.dup(2)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return open_log(log_path)
+    except OSError:  # the disk is full: its own log handler opens the log as soon as there is room
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 class Child:
-    """One program that shall run."""
+    """One program that shall run. It is started by the first `look`."""
 
     def __init__(
         self,
@@ -41,21 +46,31 @@ class Child:
         *,
         stop_grace: float = 10.0,
         stops_last: bool = False,
+        alone: bool = False,
+        hindrance: Callable[[], str] = str,
     ) -> None:
         """`stop_grace`: seconds from SIGTERM to SIGKILL of its group. `stops_last`: others need it to end well.
 
-        Without `log_dir` it writes to this process's standard error: whoever started that keeps the log.
+        `alone`: one that takes its place waits for its end. `hindrance` says why it can't be started now; empty: it
+        can. Without `log_dir` it writes to this process's standard error: whoever started that keeps the log.
         """
         self.name = name
         self.command = list(command)
         self.log_path = os.path.join(log_dir, f"{name}.log") if log_dir else ""
         self.deaths = 0
         self.since = 0.0  # POSIX seconds of the last start
+        self.note = ""  # why it is down and stays so for now, for people
+        self.is_drained = False
         self.stops_last = stops_last
+        self.alone = alone
+        self.after: Child | None = None  # it is started when that one has ended
         self._grace = stop_grace
+        self._hindrance = hindrance
+        self._hindered = 0  # times in a row
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._start_at = 0.0
+        self._kill_at = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -69,7 +84,7 @@ class Child:
 
     def start(self) -> None:
         """Start it. Raises OSError."""
-        fd = _open_log(self.log_path)
+        fd = _output(self.log_path)
         try:
             self._process = subprocess.Popen(
                 self.command,
@@ -84,31 +99,36 @@ class Child:
             os.close(fd)
         self._started = time.monotonic()
         self.since = time.time()
+        self.note = ""
 
     def look(self) -> str:
-        """Start it again where it is time. What there is to tell a person, or nothing."""
+        """Start it where it is time to. What there is to tell a person, or nothing."""
         now = time.monotonic()
         if self._process is None:
-            if now < self._start_at:
-                return ""
-            self.start()
-            return f"{self.name} started again"
+            return self._look_down(now)
         code = self._process.poll()
         if code is None:
             return ""
         self._reap_group()
-        self.deaths = 1 if now - self._started > _STEADY else self.deaths + 1
-        pause = min(_BACKOFF_FIRST * 2 ** (self.deaths - 1), _BACKOFF_AT_MOST)
-        self._start_at = now + pause
         self._process = None
+        if code == DRAINED:
+            self.is_drained, self.note = True, "drained"
+            return f"{self.name} was drained and stays away"
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        where = f" (see {self.log_path})" if self.log_path else ""
-        return f"{self.name} {how}; starting it again in {pause:g} s{where}"
+        return self._back_off(now, how)
 
     def ask_to_stop(self) -> None:
-        """Send it SIGTERM."""
+        """Send it SIGTERM; its grace begins."""
+        self._kill_at = time.monotonic() + self._grace
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
+
+    def has_left(self) -> bool:
+        """Whether it has ended since `ask_to_stop`; once its grace is over, it is killed."""
+        if self._process is not None and self._process.poll() is None and time.monotonic() < self._kill_at:
+            return False
+        self.wait_stopped()
+        return True
 
     def wait_stopped(self) -> bool:
         """Wait for its end after `ask_to_stop`. False where it had to be killed."""
@@ -116,13 +136,37 @@ class Child:
             return True
         clean = True
         try:
-            self._process.wait(self._grace)
+            self._process.wait(max(0.0, self._kill_at - time.monotonic()))
         except subprocess.TimeoutExpired:
             clean = False
         self._reap_group()
         self._process.wait()
         self._process = None
         return clean
+
+    def _look_down(self, now: float) -> str:
+        if self.is_drained or now < self._start_at or (self.after is not None and self.after.pid):
+            return ""
+        why = self._hindrance()
+        if why:
+            self._start_at = now + min(_BACKOFF_FIRST * 2**self._hindered, _BACKOFF_AT_MOST)
+            self._hindered += 1
+            self.note = why
+            return f"{self.name} can't start: {why}; it is tried again" if self._hindered == 1 else ""
+        again = bool(self.deaths or self._hindered)
+        self._hindered = 0
+        try:
+            self.start()
+        except OSError as error:
+            return self._back_off(now, f"can't be started: {error.strerror}")
+        return f"{self.name} started{' again' if self.deaths else ''}" if again else ""
+
+    def _back_off(self, now: float, how: str) -> str:
+        self.deaths = 1 if now - self._started > _STEADY else self.deaths + 1
+        pause = min(_BACKOFF_FIRST * 2 ** min(self.deaths - 1, 16), _BACKOFF_AT_MOST)
+        self._start_at = now + pause
+        where = f" (see {self.log_path})" if self.log_path else ""
+        return f"{self.name} {how}; starting it again in {pause:g} s{where}"
 
     def _reap_group(self) -> None:
         """Whatever of its group outlived it is killed: a pool child whose parent is gone is of no use."""
@@ -136,21 +180,64 @@ class Children:
 
     def __init__(self, children: Sequence[Child], tell: Callable[[str], None]) -> None:
         self.children = list(children)
+        self._leaving: list[Child] = []  # others have taken their places
         self._tell = tell
+
+    @property
+    def everyone(self) -> list[Child]:
+        """All of them, those that are leaving last."""
+        return [*self.children, *self._leaving]
+
+    @property
+    def are_settled(self) -> bool:
+        """Whether all that shall run does, so that nothing is to be done before one of them dies."""
+        return not self._leaving and all(child.pid or child.is_drained for child in self.children)
+
+    @property
+    def are_drained(self) -> bool:
+        """Whether all have been asked to leave, and nothing is left to look after."""
+        return bool(self.children) and all(child.is_drained for child in self.children) and not self._leaving
 
     def look(self) -> None:
         """Look after each of them once."""
+        self._leaving = [child for child in self._leaving if not child.has_left()]
         for child in self.children:
             said = child.look()
             if said:
                 self._tell(said)
 
+    def become(self, wanted: Sequence[Child]) -> None:
+        """Be those that are wanted: who has another command now is replaced, who is not wanted leaves.
+
+        The new one is started at once: it takes the runs that the old one gives back. A drained one stays away.
+        """
+        old = {child.name: child for child in self.children}
+        self.children = []
+        for child in wanted:
+            before = old.pop(child.name, None)
+            if before is not None and (before.command == child.command or before.is_drained):
+                self.children.append(before)
+                continue
+            self.children.append(child)
+            if before is not None:
+                self._let_go(before)
+                child.after = before if before.alone else None
+                self._tell(f"{child.name} is started anew, as the configuration has changed")
+        for child in old.values():
+            self._tell(f"{child.name} is stopped, as the configuration has changed")
+            self._let_go(child)
+
     def stop(self) -> None:
         """Stop all, and come back when none is left."""
         for last in (False, True):
-            wave = [child for child in self.children if child.stops_last == last]
+            wave = [child for child in self.everyone if child.stops_last == last]
             for child in wave:
                 child.ask_to_stop()
             for child in wave:
                 if not child.wait_stopped():
                     self._tell(f"{child.name} did not end in time and was killed")
+
+    def _let_go(self, child: Child) -> None:
+        child.ask_to_stop()
+        child.name = f"{child.name} (leaving)"
+        self._leaving.append(child)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
-import sys
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,42 +16,63 @@ from workers.children import Children
 if TYPE_CHECKING:
     from types import FrameType
 
-_LOOK = 0.25  # seconds between looks at the children
+_LOOK = 0.25  # seconds between looks while somebody is down; one that dies is seen at once
 _PACE = 1.0  # seconds between what else is to be done
+_ASK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Asked:
+    """Whether a signal has asked the group to stop; `wait` sleeps until one comes, or a child has ended."""
+
+    def __init__(self, wakes: socket.socket) -> None:
+        self.stop = False
+        self._wakes = wakes
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not through a signal."""
+        select.select([self._wakes], [], [], max(0.0, seconds))
+        with suppress(BlockingIOError):
+            while self._wakes.recv(4096):
+                pass
 
 
 @contextmanager
-def signals() -> Iterator[list[int]]:
-    """A list that holds the signals which asked to stop."""
-    asked: list[int] = []
+def signals() -> Iterator[Asked]:
+    """Listen to the signals that end a group, and to its children's ends. For the main thread."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        asked = Asked(reader)
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
+        def note(number: int, _frame: FrameType | None) -> None:
+            asked.stop = asked.stop or number in _ASK
 
-    wanted = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-        wanted.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in wanted}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        wanted = [number for number in _ASK if signal.getsignal(number) is not signal.SIG_IGN]  # as under nohup
+        before = {number: signal.signal(number, note) for number in (*wanted, signal.SIGCHLD)}
+        woken = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield asked
+        finally:
+            signal.set_wakeup_fd(woken)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def watch(children: Children, stop_asked: list[int], also: Callable[[], None] = lambda: None) -> None:
-    """Look after the children, and do `also` each second, until asked to stop."""
+def watch(children: Children, asked: Asked, also: Callable[[], None] = lambda: None) -> None:
+    """Look after the children, and do `also` each second, until asked to stop or until all have been drained."""
     next_pace = time.monotonic()
-    while not stop_asked:
+    while not asked.stop and not children.are_drained:
         children.look()
         if time.monotonic() >= next_pace:
             also()
             next_pace = time.monotonic() + _PACE
-        time.sleep(_LOOK)
+        soon = _PACE if children.are_settled else _LOOK
+        asked.wait(min(soon, next_pace - time.monotonic()))
 
 
 def tell(line: str) -> None:
     """A line for a person, with the local time."""
-    with suppress(BrokenPipeError, OSError):  # the terminal may have gone away; the work goes on
-        sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
-        sys.stdout.flush()
+    # Past Python's buffers, which would keep what a full disk refused. The terminal may have gone away, too.
+    with suppress(OSError):
+        os.write(1, f"{time.strftime('%H:%M:%S')}  {line}\n".encode(errors="backslashreplace"))

@@ -76,6 +76,7 @@ def connect(context: WorkerContext) -> None:
 
     def ready(sender: Any, **_: Any) -> None:
         def leave() -> None:
+            context.is_drained = True
             context.stop()
             os.kill(os.getpid(), signal.SIGTERM)
 

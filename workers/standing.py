@@ -35,13 +35,17 @@ class AlreadyUp(HoldfastError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One process of the group. `process` is `identity`, empty while it is down; `since` in POSIX seconds."""
+    """One process of the group. `process` is `identity`, empty while it is down; `since` in POSIX seconds.
+
+    `note` says why it is down and is not just started again.
+    """
 
     name: str
     process: str
     since: float
     deaths: int
     log: str
+    note: str = ""
 
     @property
     def pid(self) -> int:
@@ -211,7 +215,7 @@ def _member(child: Child) -> Member:
         process = identity(child.pid) if child.pid else ""
     except (FileNotFoundError, ProcessLookupError):
         process = ""
-    return Member(child.name, process, child.since if process else 0.0, child.deaths, child.log_path)
+    return Member(child.name, process, child.since if process else 0.0, child.deaths, child.log_path, child.note)
 
 
 def _private(path: str, flags: int) -> int:

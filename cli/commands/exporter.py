@@ -14,12 +14,10 @@ Examples:
   holdfast exporter --listen 10.0.0.5:9321
   holdfast -c /etc/holdfast/holdfast.yaml exporter --listen '[::1]:9321'""",
 )
-@click.option(
-    "--listen", metavar="HOST:PORT", default="127.0.0.1:9321", show_default=True, help="Where to serve /metrics."
-)
+@click.option("--listen", metavar="HOST:PORT", help="Where to serve /metrics, in place of what `exporter:` says.")
 @global_options
 @pass_app
-def command(app: App, listen: str) -> int:
+def command(app: App, listen: str | None) -> int:
     """Serve the fleet's metrics at /metrics, until Ctrl-C or SIGTERM.
 
     Each scrape reads the ledger in Redis, and no site. Any number of exporters may run, on any machines. It needs the
@@ -32,4 +30,4 @@ def command(app: App, listen: str) -> int:
     from shared.observability import logs
 
     logs.set_up()
-    return serve(app.config_path, listen, ready=lambda url: app.result({"url": url}, url))
+    return serve(app.config_path, listen or "", ready=lambda url: app.result({"url": url}, url))

@@ -29,6 +29,8 @@ _TEMPLATE = """\
 secret:            {{file: {secret}}}  # machine passwords and keys derive from it
 recovery_password: {{file: {password}}}  # for people: stock restic opens every repository with it
 
+# exporter: {{listen: "127.0.0.1:9321"}}  # metrics for Prometheus, served by `holdfast up`; off: none
+
 sites:                      # where backups are kept
   {site_id}:
     url: {site}

@@ -21,6 +21,6 @@ def command(app: App) -> int:
     Two processes, started again when they die, that log to standard error. Any number of schedulers may run on any
     machines: one leads, and another takes over when it is gone. It needs Redis and, once, the sites; no source's files.
     """
-    from workers.up import run_scheduler
+    from workers.services import run_scheduler
 
     return run_scheduler(app.fleet)

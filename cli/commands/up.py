@@ -13,9 +13,12 @@ from cli.app import App, RunFailed, global_options, pass_app
 from shared.errors import EXIT_OK
 
 if TYPE_CHECKING:
+    from shared.config.watch import FleetWatch
+    from workers.parts import Slots
     from workers.standing import Member, Standing
 
 EXIT_NOT_UP = 1
+RESTORES_HELP = "Slots for restores alone, which so never wait behind backups. 0: restores wait their turn."
 
 
 @click.command(
@@ -27,38 +30,42 @@ Examples:
   holdfast -c /etc/holdfast/holdfast.yaml up --concurrency 4""",
 )
 @click.option("--concurrency", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at once.")
+@click.option("--restores", type=click.IntRange(min=0), default=1, show_default=True, help=RESTORES_HELP)
 @click.option("--detach", "-d", is_flag=True, help="Go on in the background, once all has started.")
 @click.option("--status", is_flag=True, help="Show what is up here, and start nothing. Exit code 1: nothing is.")
 @global_options
 @pass_app
-def command(app: App, concurrency: int, detach: bool, status: bool) -> int:
-    """Run everything on this machine: scheduler, worker and, unless the configuration names one, Redis.
+def command(app: App, concurrency: int, restores: int, detach: bool, status: bool) -> int:
+    """Run everything on this machine: scheduler, workers, exporter and, unless the configuration names one, Redis.
 
-    What dies is started again. Ctrl-C, SIGTERM or `holdfast down` stops all of it cleanly: a backup under way
-    keeps what it has uploaded and goes on with the next start.
+    What dies is started again, and a changed configuration is followed. Ctrl-C, SIGTERM or `holdfast down` stops all
+    of it cleanly: a backup under way keeps what it has uploaded and goes on with the next start.
     """
     if status:
         return _status(app)
+    from shared.config.watch import FleetWatch
+    from workers.parts import Slots
     from workers.up import run_up
 
-    for note in app.fleet.not_done():
+    config = FleetWatch(app.config_path)
+    for note in config.fleet.not_done():
         app.warn(note)
-    if not detach:
-        return run_up(app.fleet, concurrency=concurrency)
-    return _detach(app, concurrency)
+    slots = Slots(concurrency, restores)
+    return _detach(app, config, slots) if detach else run_up(config, slots)
 
 
-def _detach(app: App, concurrency: int) -> int:
+def _detach(app: App, config: FleetWatch, slots: Slots) -> int:
     from workers import detach, standing
-    from workers.up import log_directory, run_up
+    from workers.parts import log_directory
+    from workers.up import run_up
 
-    log = os.path.join(log_directory(app.fleet), "up.log")
-    begun = detach.detach(lambda ready: run_up(app.fleet, concurrency=concurrency, ready=ready), log)
+    log = os.path.join(log_directory(config.fleet), "up.log")
+    begun = detach.detach(lambda ready: run_up(config, slots, own_log=log, ready=ready), log)
     if begun.exit_code:
         error = RunFailed(begun.error, begun.exit_code)
         error.hint = begun.hint
         raise error
-    found = standing.look(app.fleet.state_dir)
+    found = standing.look(config.fleet.state_dir)
     lines = [
         f"up: {', '.join(member.name for member in found.members) if found else 'process'} (process {begun.pid})",
         f"logs: {os.path.dirname(log)}",
@@ -92,6 +99,7 @@ def as_json(standing: Standing) -> dict[str, Any]:
                 "since": show.iso(member.since) if member.pid else None,
                 "deaths": member.deaths,
                 "log": member.log,
+                "note": member.note or None,
             }
             for member in standing.members
         ],
@@ -111,7 +119,7 @@ def table(standing: Standing, now: float) -> list[str]:
 
 
 def _line(member: Member, now: float, *, running: bool) -> str:
-    state = f"running for {show.duration(now - member.since)}" if running else "down, is started again"
+    state = f"running for {show.duration(now - member.since)}" if running else member.note or "down, is started again"
     deaths = f"  died {show.count(member.deaths, 'time')} of late" if member.deaths else ""
     return f"  {member.name:<10} {member.pid or '-':>8}  {state:<24}{deaths}  {member.log}"
 

@@ -10,6 +10,7 @@ import click
 
 from cli import format as show
 from cli.app import App, global_options, pass_app
+from cli.commands.up import RESTORES_HELP
 from cli.groups import GroupWithDefault
 from shared.errors import EXIT_OK, HoldfastError, UsageError
 
@@ -40,34 +41,44 @@ def command() -> None:
     epilog="""\b
 Examples:
   holdfast worker start                             # under systemd: Type=exec, KillMode=mixed
+  holdfast worker start --restores 0                # one process in place of two; restores wait their turn
   holdfast worker start --host web1                 # the agent of web1's sources
   holdfast worker start --pool dc1 --concurrency 4""",
 )
 @click.option("--host", "hosts", multiple=True, metavar="HOST", help="Serve the sources of this host, too.")
 @click.option("--pool", "pools", multiple=True, metavar="POOL", help="Serve the sources of this pool, too.")
 @click.option("--concurrency", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at once.")
+@click.option("--restores", type=click.IntRange(min=0), default=1, show_default=True, help=RESTORES_HELP)
 @global_options
 @pass_app
-def start_worker(app: App, hosts: tuple[str, ...], pools: tuple[str, ...], concurrency: int) -> int:
+def start_worker(app: App, hosts: tuple[str, ...], pools: tuple[str, ...], concurrency: int, restores: int) -> int:
     """Run a worker here until Ctrl-C, SIGTERM or `worker drain`; it logs to standard error.
 
-    It joins those that are there: whoever is free takes the next run. Asked to stop, it gives back its runs within
-    half a minute, and another goes on with them from what was uploaded.
+    It joins those that are there: whoever is free takes the next run. A second process beside it does restores alone;
+    what dies is started again. Asked to stop, it gives back its runs within half a minute, and another goes on with
+    them from what was uploaded.
     """
-    from workers.__main__ import main
-
     fleet = app.fleet
     for kind, given, known in (
         ("host", hosts, {source.host for source in fleet.sources.values()}),
         ("pool", pools, {source.pool for source in fleet.sources.values()}),
     ):
         _warn_of_unknown(app, kind, given, sorted(name for name in known if name))
+    if restores:
+        from workers.parts import Slots
+        from workers.services import run_workers
+
+        return run_workers(fleet, Slots(concurrency, restores), hosts, pools)
+    from workers.__main__ import main
+    from workers.children import DRAINED
+
     arguments = ["--config", fleet.path, "--concurrency", str(concurrency)]
     for host in hosts:
         arguments += ["--host", host]
     for pool in pools:
         arguments += ["--pool", pool]
-    return main(arguments)
+    code = main(arguments)
+    return EXIT_OK if code == DRAINED else code
 
 
 @command.command(
@@ -94,27 +105,33 @@ def list_workers(app: App) -> None:
     epilog="""\b
 Examples:
   holdfast worker drain worker-811@backup2
-  holdfast worker drain worker-811 --wait           # the start of a name will do""",
+  holdfast worker drain worker-811 --wait           # the start of a name will do
+  holdfast worker drain worker-811 restore-812      # all of a machine's""",
 )
-@click.argument("name")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--wait", is_flag=True, help="Come back when it has left.")
 @global_options
 @pass_app
-def drain_worker(app: App, name: str, wait: bool) -> int:
+def drain_worker(app: App, names: tuple[str, ...], wait: bool) -> int:
     """Ask worker NAME to take no more runs, to give back those that it has, and to end.
 
-    Its runs go on elsewhere from what was uploaded. One that `holdfast up` runs is started again by that.
+    Its runs go on elsewhere from what was uploaded. It stays away until what started it, `holdfast up` or `holdfast
+    worker start`, is started again. A worker for restores (restore-812@backup2) is drained by its own name.
     """
     from cli.runs import who_asks, with_way_out
     from shared.messaging.client import drain, workers
 
     with with_way_out():
-        worker = choose(name, [one.name for one in workers(app.fleet)])
-        drain(app.fleet, worker, who_asks())
+        there = [one.name for one in workers(app.fleet)]
+        chosen = [choose(name, there) for name in names]
+        for worker in chosen:
+            drain(app.fleet, worker, who_asks())
         if wait:
-            _await_leave(app, worker)
+            for worker in chosen:
+                _await_leave(app, worker)
     said = "has left" if wait else "is told within seconds, and leaves within half a minute"
-    app.result({"worker": worker, "left": wait}, f"{worker} {said}; its runs go on elsewhere")
+    lines = [f"{worker} {said}; its runs go on elsewhere" for worker in chosen]
+    app.result({"workers": [{"worker": worker, "left": wait} for worker in chosen]}, *lines)
     return EXIT_OK
 
 

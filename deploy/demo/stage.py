@@ -36,6 +36,7 @@ secret: {{file: fleet.secret}}
 recovery_password: {{file: recovery.password}}
 state_dir: state
 cache_dir: cache
+exporter: {{listen: off}}  # a demo disturbs nothing else on this machine
 sites:
   {site}: {{{place}}}
 policies:

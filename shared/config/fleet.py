@@ -13,6 +13,7 @@ from shared.config.checks import not_done, policy_of
 from shared.config.models import Defaults, FleetFile, Policy, Region, Site, Source
 from shared.config.problems import nearest
 from shared.config.secrets import Secret
+from shared.config.values import OFF
 from shared.errors import ConfigError
 from shared.storage.api import ObjectStore
 
@@ -60,6 +61,12 @@ class Fleet:
         seen = {} if seen is None else seen
         file = loader.load(path, seen)
         return cls(path, file, [name for kind, name in seen if kind == "file"])
+
+    @property
+    def metrics_address(self) -> str:
+        """Where metrics are served, host:port; empty: nowhere."""
+        listen = self._file.exporter.listen
+        return "" if listen == OFF else listen
 
     @property
     def directory(self) -> str:

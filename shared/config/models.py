@@ -20,6 +20,7 @@ from shared.config.values import (
     Flag,
     Id,
     Labels,
+    Listen,
     Name,
     OneOrMore,
     Program,
@@ -198,6 +199,12 @@ class Defaults(Model):
     read_concurrency: Annotated[int, whole_number(" of helpers", least=0, most=256)] = 0  # 0: one per core
 
 
+class Exporter(Model):
+    """The metrics that `holdfast up` serves, and where `holdfast exporter` does."""
+
+    listen: Listen = "127.0.0.1:9321"  # or "off"
+
+
 class FleetFile(Model):
     """The whole file."""
 
@@ -207,6 +214,7 @@ class FleetFile(Model):
     state_dir: BesidePath = ""
     cache_dir: BesidePath = ""
     defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()
+    exporter: Annotated[Exporter, mapping_of("exporter")] = Exporter()
     regions: Annotated[dict[Name, Region], mapping_of("regions by name")] = Field(default_factory=dict)
     sites: Annotated[dict[Name, Site], mapping_of("sites by name")]
     policies: Annotated[dict[Name, Policy], mapping_of("policies by name")] = Field(default_factory=dict)

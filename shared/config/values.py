@@ -20,6 +20,8 @@ _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_PORT_AT_MOST = 65535
+OFF = "off"
 _RESERVED = frozenset({"config", "data", "holdfast", "index", "keys", "locks", "snapshots"})  # inside a repository
 
 
@@ -57,6 +59,14 @@ def parse_size(value: object) -> int | None:
         return int(float(number))
     decimal = not binary and match.group(0)[-1] in "Bb"
     return int(float(number) * (1000 if decimal else 1024) ** ("KMGT".index(unit.upper()) + 1))
+
+
+def parse_listen(value: object) -> tuple[str, int] | None:
+    """Host and port of `host:port`, `:port` (every address) or `[v6]:port`; None where it is none of them."""
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not colon or not port.isdecimal() or int(port) > _PORT_AT_MOST:
+        return None
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - an empty host was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +234,14 @@ def _site_url(value: object, info: ValidationInfo) -> object:
     return value if parsed.is_s3 else parsed.path
 
 
+def _listen(value: object) -> object:
+    if value in {"", OFF}:
+        return OFF
+    if parse_listen(value) is None:
+        raise expected('an address as "127.0.0.1:9321" (port 0: one that is free), or off')
+    return value
+
+
 def _one_or_more(value: object) -> object:
     if isinstance(value, str):
         return [value]
@@ -288,6 +306,7 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 Name = Annotated[str, BeforeValidator(_name)]
 NAME = BeforeValidator(_name)
 SiteUrl = Annotated[str, BeforeValidator(_site_url)]
+Listen = Annotated[str, BeforeValidator(_listen)]  # host:port, or OFF
 Id = Annotated[str, BeforeValidator(_id)]
 Duration = Annotated[float, BeforeValidator(_duration)]  # seconds
 Size = Annotated[int, BeforeValidator(_size)]  # bytes

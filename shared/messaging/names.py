@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shared.ledger.model import RunKind
@@ -17,6 +18,10 @@ BACKUP = "backup"
 RESTORE = "restore"
 MAINTENANCE = "maintenance"
 CAPABILITIES = (BACKUP, RESTORE, MAINTENANCE)
+
+ALL = "all"
+WORK = "work"
+ROLES = (ALL, WORK, RESTORE)
 
 _CAPABILITY = {
     RunKind.FULL: BACKUP,
@@ -34,6 +39,16 @@ def host_queue(host: str) -> str:
 def pool_queue(pool: str, capability: str) -> str:
     """The queue of a pool's workers; the unnamed pool has the bare ones."""
     return f"pool.{pool}.{capability}" if pool else capability
+
+
+def worker_queues(role: str, hosts: Sequence[str] = (), pools: Sequence[str] = ()) -> list[str]:
+    """What a worker of this role consumes, for the unnamed pool, these pools and hosts.
+
+    A `restore` worker does nothing else, so that a restore never waits behind backups; a `work` worker all the rest.
+    """
+    capabilities = [one for one in CAPABILITIES if role == ALL or (one == RESTORE) == (role == RESTORE)]
+    queues = [pool_queue(pool, capability) for pool in ["", *pools] for capability in capabilities]
+    return queues if role == RESTORE else queues + [host_queue(host) for host in hosts]
 
 
 def queue_of(kind: RunKind, source: SourceFacts) -> str:

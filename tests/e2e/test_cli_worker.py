@@ -16,6 +16,7 @@ from shared.config.fleet import Fleet
 from shared.ledger.model import RunKind
 from shared.messaging.client import ledger_of, open_and_ring
 from tests.support.command import Shop, open_shop
+from tests.support.fleets import alive
 from tests.support.ledgers import own_ledger, until
 from tests.support.processes import engine_of
 
@@ -36,8 +37,41 @@ def names(shop: Shop) -> set[str]:
 
 
 def start(shop: Shop, *options: str) -> subprocess.Popen[str]:
-    """A worker."""
-    return shop.start("worker", "start", *options)
+    """A worker, and no process beside it."""
+    return shop.start("worker", "start", "--restores", "0", *options)
+
+
+def test_a_worker_and_one_for_restores_beside_it(shop: Shop) -> None:
+    """One command runs both; each may be drained, and when both are it ends with exit code 0."""
+    process = shop.start("worker", "start", "--concurrency", "1")
+    try:
+        there = until(lambda: found if len(found := sorted(names(shop))) == 2 else None, what="both")
+        assert [name.partition("-")[0] for name in there] == ["restore", "worker"]
+        shop.run("worker", "drain", there[1].partition("@")[0], "--wait")
+        assert (names(shop), process.poll()) == ({there[0]}, None)
+        os.kill(int(there[0].partition("-")[2].partition("@")[0]), signal.SIGKILL)
+        again = until(lambda: names(shop) - {*there}, what="the one that was killed, again")
+        shop.run("worker", "drain", *again, "--wait")
+        assert process.wait(40) == 0
+    finally:
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    lines = [line.partition("  ")[2] for line in said.splitlines()]
+    assert "worker was drained and stays away" in lines
+    assert "restore was drained and stays away" in lines
+    assert lines[-1] == "stopped; nothing is left running"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_both_workers(shop: Shop, how: signal.Signals) -> None:
+    """With exit code 0, and nothing left."""
+    process = shop.start("worker", "start")
+    there = until(lambda: found if len(found := sorted(names(shop))) == 2 else None, what="both")
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    pids = [name.partition("-")[2].partition("@")[0] for name in there]
+    assert [pid for pid in pids if alive(pid)] == []
 
 
 def test_two_take_four_at_once_a_third_joins_and_one_leaves_in_mid_run(shop: Shop) -> None:

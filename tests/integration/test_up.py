@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -18,61 +16,7 @@ from shared.messaging.broker import embedded_socket
 from shared.messaging.client import ledger_of, open_and_ring
 from tests.support.fleets import SmallFleet, alive
 from tests.support.ledgers import own_ledger, until
-
-ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-
-
-class Up:
-    """A running `up`, in a process of its own."""
-
-    def __init__(self, small: SmallFleet) -> None:
-        self.small = small
-        command = [sys.executable, "-m", "tests.support.fake_up", small.path]
-        self.said_path = os.path.join(small.directory, "said")
-        with open(self.said_path, "ab") as said:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
-
-    @property
-    def said(self) -> str:
-        """What the terminal shows."""
-        with open(self.said_path) as file:
-            return file.read()
-
-    def children(self) -> dict[str, int]:
-        """Its own children that do something, by what they are."""
-        found = {}
-        for pid in descendants(self.process.pid):
-            try:
-                with open(f"/proc/{pid}/cmdline") as file:
-                    line = file.read()
-                mine = parent_of(pid) == self.process.pid
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            for name in ("valkey-server", "fake_worker", "beat", "scheduler\0worker"):
-                if name in line and mine:
-                    found[name] = pid
-        return found
-
-
-def parent_of(pid: int) -> int:
-    """The parent of a process."""
-    with open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
-
-
-def descendants(top: int) -> list[int]:
-    """All processes below one."""
-    parents = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                parents[int(name)] = parent_of(int(name))
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    below = [top]
-    for pid in below:
-        below += [child for child, parent in parents.items() if parent == pid]
-    return below[1:]
+from tests.support.ups import Up, descendants
 
 
 @pytest.fixture
@@ -103,10 +47,10 @@ def test_from_nothing_to_a_backup_and_back_to_nothing(up: Up) -> None:
     until(lambda: "succeeded" in up.said, what="the first backup")
     assert len(succeeded(ledger)) == 1
 
-    before = until(lambda: found if len(found := up.children()) == 4 else None)
+    before = until(lambda: found if len(found := up.children()) == 5 else None)
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
-    until(lambda: len(set(up.children().values()) - set(before.values())) == 4, what="all of it again")
+    until(lambda: len(set(up.children().values()) - set(before.values())) == 5, what="all of it again")
     by_hand = until(lambda: rung(up.small.fleet), what="Valkey")
     until(lambda: len(succeeded(ledger)) == 2, what="the backup by hand")
     assert succeeded(ledger)[0] == by_hand  # and the first one was kept: Valkey's log is on disk
@@ -124,7 +68,7 @@ def test_from_nothing_to_a_backup_and_back_to_nothing(up: Up) -> None:
 
 def test_a_second_up_says_that_there_is_one(up: Up) -> None:
     """Two on one state directory would share a Valkey's files."""
-    until(lambda: up.children().get("valkey-server"))
+    until(lambda: up.children().get("valkey"))
     second = Up(up.small)
     assert second.process.wait(20) == 1
     assert "runs already" in second.said
@@ -144,7 +88,7 @@ def test_a_redis_that_is_named_is_used(tmp_path: object) -> None:
     with own_ledger(os.path.join(str(tmp_path), "valkey")) as (ledger, server):
         up = Up(SmallFleet(str(tmp_path), broker=server.url))
         until(lambda: "succeeded" in up.said, what="the first backup")
-        assert sorted(up.children()) == ["beat", "fake_worker", "scheduler\0worker"]
+        assert sorted(up.children()) == ["beat", "restore", "scheduler", "worker"]
         up.process.terminate()
         assert up.process.wait(40) == 0
         assert len(succeeded(ledger)) == 1

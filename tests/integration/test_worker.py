@@ -27,6 +27,7 @@ from shared.messaging.events import REPLICATION
 from shared.messaging.names import BACKUP, TASK_RUN
 from tests.support.fleets import SmallFleet, alive
 from tests.support.ledgers import own_ledger, until
+from workers.children import DRAINED
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
@@ -40,6 +41,11 @@ class Worker:
         command = [sys.executable, "-m", "tests.support.fake_worker", "--config", small.path]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+    def said(self) -> str:
+        """What it has logged."""
+        with open(self.log) as file:
+            return file.read()
 
     def kill(self) -> None:
         """SIGKILL to the parent and its pool, as when a machine dies."""
@@ -171,7 +177,7 @@ def test_a_worker_that_is_drained_gives_its_run_back_and_leaves(scene: Scene) ->
         assert (info.name, info.pid, info.runs) == (name, first.process.pid, (run_id,))
         assert info.queues == ("backup", "maintenance", "restore")
         client.drain(scene.fleet, name, "anna")
-        assert first.process.wait(30) == 0
+        assert first.process.wait(30) == DRAINED
     assert not alive(scene.small.starts[0]["pid"])
     assert client.workers(scene.fleet) == []
     assert scene.state(run_id) is RunState.QUEUED
@@ -183,6 +189,22 @@ def test_a_worker_that_is_drained_gives_its_run_back_and_leaves(scene: Scene) ->
     assert run is not None
     assert [attempt.error for attempt in run.attempts] == ["", ""]
     assert scene.small.starts[1]["journal"] == ["aa" * 32, "cc" * 32]
+
+
+def test_a_run_is_done_by_the_file_as_it_is_when_it_starts(scene: Scene) -> None:
+    """A source that came a moment ago is no unknown one, and a file that is wrong by then leaves the last good one."""
+    with Worker(scene.small) as worker:
+        until(lambda: client.workers(scene.fleet), what="the worker")
+        scene.small.change("sources: {", f"sources: {{web2: {{paths: [{scene.small.source_dir}]}}, ")
+        fleet = scene.small.fleet
+        new = open_and_ring(fleet, RunKind.FULL, "web2")
+        until(lambda: scene.state(new) is RunState.SUCCEEDED)
+        # The worker and each of its two children take it, whoever of them has had a run.
+        until(lambda: worker.said().count("the changed configuration is in force") == 3, what="that all know of it")
+        scene.small.change("sources: {", "sources: 7 #")
+        again = open_and_ring(fleet, RunKind.FULL, "web2")
+        until(lambda: scene.state(again) is RunState.SUCCEEDED)
+        until(lambda: "the old one stays" in worker.said(), what="the error in its log")
 
 
 def test_a_run_is_found_cancelled_and_retried_by_its_first_digits(scene: Scene) -> None:

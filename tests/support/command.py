@@ -61,7 +61,7 @@ class Shop:
         return json.loads(self.run(*arguments, "--json", code=code))
 
 
-def open_shop(base: Path) -> Shop:
+def open_shop(base: Path, *, metrics: str = "off") -> Shop:
     """A configured shop with a few files."""
     shop = Shop(base)
     shop.conf.mkdir()
@@ -69,6 +69,8 @@ def open_shop(base: Path) -> Shop:
     for number in range(12):
         (shop.data / "sub" / f"file-{number}.txt").write_text(f"file {number}\n" * (100 + number))
     shop.run("init", "--source", str(shop.data))
+    with (shop.conf / "holdfast.yaml").open("a") as file:
+        file.write(f"\nexporter: {{listen: '{metrics}'}}\n")  # other shops are up at the same time
     return shop
 
 

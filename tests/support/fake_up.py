@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from shared.config.fleet import Fleet
-from workers import up
+from shared.config.watch import FleetWatch
+from workers import parts, up
 from workers.engine_process import module_command
 
 
@@ -14,5 +14,5 @@ def _command(module: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    up.module_command = _command
-    sys.exit(up.run_up(Fleet.load(sys.argv[1]), tick=1.0))
+    parts.module_command = _command
+    sys.exit(up.run_up(FleetWatch(sys.argv[1]), tick=1.0))

@@ -11,7 +11,7 @@ from shared.config.fleet import Fleet
 class SmallFleet:
     """`fleet.yaml` in a directory of its own. The source's engine is told what to do by `behave`."""
 
-    def __init__(self, directory: str, *, broker: str = "", policy: str = "full: 1d") -> None:
+    def __init__(self, directory: str, *, broker: str = "", policy: str = "full: 1d", metrics: str = "off") -> None:
         self.directory = directory
         self.source_dir = os.path.join(directory, "source")
         self.state_dir = os.path.join(directory, "state")
@@ -22,6 +22,7 @@ class SmallFleet:
             with open(os.path.join(directory, name), "w", opener=_private) as file:
                 file.write(secret)
         with open(self.path, "w") as file:
+            file.write(f"exporter: {{listen: '{metrics}'}}\n")
             file.write("secret: {file: secret}\nrecovery_password: {file: recovery}\n")
             file.write("state_dir: state\ncache_dir: cache\nsites: {a: {url: site}}\n")
             if broker:
@@ -40,6 +41,15 @@ class SmallFleet:
             text = file.read().rstrip()
         with open(self.path, "w") as file:
             file.write(f"{text[:-1]}, {name}: {{host: {host}, paths: [{self.source_dir}]}}}}\n")
+
+    def change(self, old: str, new: str) -> None:
+        """Change the file at once, as an editor does: what reads it finds one or the other."""
+        with open(self.path) as file:
+            text = file.read()
+        assert old in text
+        with open(f"{self.path}.new", "w") as file:
+            file.write(text.replace(old, new, 1))
+        os.replace(f"{self.path}.new", self.path)
 
     def behave(self, do: str, **more: object) -> None:
         """Tell the fake engine what to do from now on."""

@@ -330,6 +330,7 @@ def test_our_own_objects_are_as_documented() -> None:
 SECTIONS: dict[str, type[BaseModel]] = {
     "The file itself": models.FleetFile,
     "`defaults`": models.Defaults,
+    "`exporter`": models.Exporter,
     "`regions.<name>`": models.Region,
     "`sites.<name>`": models.Site,
     "`policies.<name>`": models.Policy,
