@@ -82,6 +82,21 @@ def test_aliases_that_multiply_end_in_a_problem(monkeypatch: pytest.MonkeyPatch)
     assert "too large" in problem.reason
 
 
+@pytest.mark.parametrize(
+    "text", ["- " * 200_000, "[" * 200_000, "{a: " * 100_000, "".join(f"{' ' * n}a:\n" for n in range(2000))]
+)
+def test_what_is_nested_without_end_is_a_problem(text: str) -> None:
+    """A process that watches its files must not be ended by one: libyaml's stack would overflow."""
+    (problem,) = parse(text).problems
+    assert "nested too deeply" in problem.reason
+
+
+def test_what_only_looks_deep_is_read() -> None:
+    """Brackets in a text, and lines that stand far in."""
+    text = "a: '" + "[" * 500 + "'\nb: >\n" + " " * 300 + "far in\n"
+    assert parse(text).data == {"a": "[" * 500, "b": "far in\n"}
+
+
 def test_characters_that_yaml_forbids_are_a_problem() -> None:
     """A control character is named instead of ending in a traceback."""
     (problem,) = parse("a: \x01\n").problems
