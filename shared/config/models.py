@@ -214,7 +214,7 @@ class FleetFile(Model):
     state_dir: BesidePath = ""
     cache_dir: BesidePath = ""
     defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()
-    exporter: Annotated[Exporter, mapping_of("exporter")] = Exporter()
+    exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()
     regions: Annotated[dict[Name, Region], mapping_of("regions by name")] = Field(default_factory=dict)
     sites: Annotated[dict[Name, Site], mapping_of("sites by name")]
     policies: Annotated[dict[Name, Policy], mapping_of("policies by name")] = Field(default_factory=dict)

@@ -21,6 +21,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT])(i?)B?|B)?", re.IGNORECAS
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _PORT_AT_MOST = 65535
+_PORT_DIGITS = 5
 OFF = "off"
 _RESERVED = frozenset({"config", "data", "holdfast", "index", "keys", "locks", "snapshots"})  # inside a repository
 
@@ -64,7 +65,7 @@ def parse_size(value: object) -> int | None:
 def parse_listen(value: object) -> tuple[str, int] | None:
     """Host and port of `host:port`, `:port` (every address) or `[v6]:port`; None where it is none of them."""
     host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not colon or not port.isdecimal() or int(port) > _PORT_AT_MOST:
+    if not colon or not port.isdecimal() or len(port) > _PORT_DIGITS or int(port) > _PORT_AT_MOST:
         return None
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - an empty host was asked for
 

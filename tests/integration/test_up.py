@@ -74,6 +74,15 @@ def test_a_second_up_says_that_there_is_one(up: Up) -> None:
     assert "runs already" in second.said
 
 
+def test_a_terminal_that_goes_away_ends_it_cleanly(up: Up) -> None:
+    """SIGHUP, as the kernel sends it then, is a request to stop like any other."""
+    until(lambda: "succeeded" in up.said, what="the first backup")
+    everything = descendants(up.process.pid)
+    up.process.send_signal(signal.SIGHUP)
+    assert up.process.wait(40) == 0
+    assert [pid for pid in everything if alive(pid)] == []
+
+
 def test_should_it_be_killed_outright_its_children_end(up: Up) -> None:
     """SIGKILL to `up` itself: the kernel tells the children, and they stop cleanly."""
     until(lambda: "succeeded" in up.said)

@@ -113,6 +113,21 @@ def test_state_directories_can_be_named(tmp_path: Path) -> None:
     assert (fleet.state_dir, fleet.cache_dir) == ("/var/s", str(tmp_path / "c"))
 
 
+@pytest.mark.parametrize(
+    ("more", "address"),
+    [
+        ("", "127.0.0.1:9321"),
+        ("exporter: {}\n", "127.0.0.1:9321"),
+        ("exporter: {listen: '[::1]:0'}\n", "[::1]:0"),
+        ("exporter: {listen: off}\n", ""),
+        ("exporter: {listen: ''}\n", ""),
+    ],
+)
+def test_where_metrics_are_served(tmp_path: Path, more: str, address: str) -> None:
+    """On this machine alone unless the file says otherwise; empty: nowhere."""
+    assert Fleet.load(write(tmp_path, sited(more))).metrics_address == address
+
+
 def test_one_region_is_there_without_being_named(tmp_path: Path) -> None:
     """Without regions there is `local`, whose Redis `holdfast up` runs."""
     fleet = Fleet.load(write(tmp_path, sited("")))
@@ -224,6 +239,9 @@ def test_more_than_twenty_problems_are_cut(tmp_path: Path) -> None:
         ("sources: {a: {paths: /a, hooks: {before: [x]}}}\n", "sources.a.hooks: this release runs no programs"),
         ("defaults: {compression: maxx}\n", 'found "maxx" (did you mean "max"?)'),
         ("defaults: {pack_size: big}\n", 'defaults.pack_size: expected a size in bytes, or as "64 MiB", "1.5 GB"'),
+        ("exporter: off\n", 'exporter: expected a mapping of settings: {listen: ...}, found "off"'),
+        ("exporter: {listen: 9321}\n", 'exporter.listen: expected an address as "127.0.0.1:9321"'),
+        ("exporter: {listen: 'h:99999'}\n", 'or off, found "h:99999"'),
         ("sorces: {}\n", 'sorces: unknown key (did you mean "sources"?)'),
         ("secret: {file: x}\n", "secret: stands twice, first in line 1"),
     ],

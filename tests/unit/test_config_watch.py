@@ -85,6 +85,17 @@ def test_a_file_that_vanishes_keeps_the_old_one_alive(path: Path) -> None:
     assert [list(watch.current().sources) for _ in range(2)] == [["web1"], ["web4"]]
 
 
+def test_who_looks_seldom_gets_what_the_files_say_now(path: Path) -> None:
+    """In one call; a bad file leaves what was known, and is not read again and again."""
+    watch = FleetWatch(str(path))
+    path.write_text(GOOD.replace("web1", "web2"))
+    assert list(watch.catch_up().sources) == ["web2"]
+    path.write_text("sources: 7\n")
+    with capture_logs() as logs:
+        assert [list(watch.catch_up().sources) for _ in range(2)] == [["web2"], ["web2"]]
+    assert len(logs) == 1
+
+
 def test_fragments_that_come_and_go_are_seen(path: Path) -> None:
     """conf.d made, a file added, changed and removed; and what an include matches."""
     path.write_text(GOOD + "include: [extra/*.yaml]\n")
