@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from shared.ledger import sweep
 from shared.ledger.guard import guarded
 from shared.ledger.keys import Keys
 
@@ -56,16 +57,17 @@ class EndedRuns:
         for hosts, since in zip(self._hosts, self._since, strict=True):
             prefixes = [Keys(host).prefix for host in hosts]
             pipe.eval(_ENDED, len(prefixes), *prefixes, "" if since is None else since, _MOST)
-        runs: list[Run] = []
+        fresh: list[tuple[str, str]] = []
         told: set[tuple[str, int]] = set()
+        looked: list[int | None] = []
         for number, answer in enumerate(guarded(pipe.execute)):
             now, found = json.loads(answer)
             first = self._since[number] is None
             for realm, run_id, ended in reversed(found or []):  # those of one millisecond in their order
                 told.add((run_id, ended))
                 if not first and (run_id, ended) not in self._told:
-                    run = self._ledger.realm(self._hosts[number][realm - 1]).get(run_id)
-                    runs += [run] if run is not None else []
-            self._since[number] = now  # what ends within this very millisecond is looked at again, and known then
-        self._told = told
-        return sorted(runs, key=lambda run: run.ended)
+                    fresh.append((self._hosts[number][realm - 1], run_id))
+            looked.append(now)  # what ends within this very millisecond is looked at again, and known then
+        runs = sorted(sweep.load(self._ledger, fresh), key=lambda run: run.ended)
+        self._since, self._told = looked, told
+        return runs
