@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shared.messaging.broker import broker_url
-from shared.observability.logs import mask_url
+from shared.observability.masks import mask_url
 from workers import parts
 from workers.children import Child, Children
 from workers.group import signals, tell, watch
