@@ -31,6 +31,8 @@ def effective(fleet: Fleet) -> dict[str, Any]:
         "recovery_password": _reference(fleet.recovery_password),
         "state_dir": fleet.state_dir,
         "cache_dir": fleet.cache_dir,
+        "hosts": list(fleet.hosts),
+        "restore_to": None if fleet.restore_to is None else list(fleet.restore_to),
         "defaults": {
             "compression": fleet.defaults.compression,
             "pack_size": size(fleet.defaults.pack_size),

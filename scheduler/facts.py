@@ -24,7 +24,7 @@ from shared.ledger.guard import guarded
 from shared.ledger.keys import BEAT_LOCK, BEAT_PREFIX
 from shared.ledger.model import RunKind, RunState, slot_time
 from shared.messaging.client import realms
-from shared.messaging.names import CAPABILITIES, SCHEDULER, queue_of
+from shared.messaging.names import CAPABILITIES, SCHEDULER, host_restore_queue, queue_of, redis_list
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -115,13 +115,12 @@ class FactReader:
         hosts = realms(fleet)
         self._keys = {host: self._pools.realm(host).keys for host in hosts}
         waiting = sorted(_queues(fleet))
-        names = [name for queue in waiting for name in _lists(queue)]
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
         pipe.exists(BEAT_LOCK)
         pipe.hget(TICK_ENTRY, "meta")
         (seconds, micros), leads, meta = guarded(pipe.execute)
-        lengths = dict(zip(names, self._each(names, lambda pipe, name: pipe.llen(name)), strict=True))
+        lengths = self._each(waiting, lambda pipe, queue: pipe.llen(redis_list(queue)))
         heads = sweep.heads(self._pools, hosts)
         running = self._runs([(head.host, one) for head in heads for one in head.open])
         self._follow({head.host: (head.ended, head.newest) if head.ended else None for head in heads})
@@ -131,7 +130,7 @@ class FactReader:
         facts.now = seconds + micros / 1e6
         facts.leader, facts.tick = bool(leads), _tick_time(meta)
         facts.open = [run for run in running if run and not run.state.is_final]
-        facts.queues = {queue: sum(lengths[name] for name in _lists(queue)) for queue in waiting}
+        facts.queues = dict(zip(waiting, lengths, strict=True))
 
     def close(self) -> None:
         """Give up the connection."""
@@ -266,14 +265,8 @@ def leases(runs: Iterable[SeenRun], now: float) -> Counter[str]:
 
 def _queues(fleet: Fleet) -> set[str]:
     own = {queue_of(kind, source) for source in fleet.sources.values() for kind in RunKind}
-    return {*own, *CAPABILITIES, SCHEDULER}
-
-
-def _lists(queue: str) -> tuple[str, ...]:
-    """The lists in Redis that are a queue: a host's may lie under its prefix, where an ACL holds its agent."""
-    if not queue.startswith("host."):
-        return (queue,)
-    return queue, f"hf:h:{queue.removeprefix('host.').removesuffix('.restore')}:{queue}"
+    restores = {host_restore_queue(host) for host in fleet.hosts}  # also of those that have no source
+    return {*own, *restores, *CAPABILITIES, SCHEDULER}
 
 
 def _seen_run(fields: dict[str, str | None]) -> SeenRun | None:

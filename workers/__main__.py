@@ -1,4 +1,8 @@
-"""A worker: `python -m workers --config FILE`. It consumes pool queues and, with --host, that host's own."""
+"""A worker: `python -m workers --config FILE`. It consumes pool queues and, with --host, that host's own.
+
+With --no-pools it is an agent: it consumes, and claims in, the realms of its hosts alone. Where that is one host, all
+that it touches in Redis begins with that host's prefix, and an ACL may hold it to that.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Work until told to stop; returns an exit code, DRAINED where somebody asked the worker to leave."""
     options = _parse(arguments)
     logs.connect_celery(log_file=options.log_file)
-    context = WorkerContext(FleetWatch(options.config), options.host)
-    app = make_app(context.url)
+    context = WorkerContext(FleetWatch(options.config), options.host, agent=options.no_pools)
+    app = make_app(context.url, prefix=context.prefix)
     register(app, context)
     for begun in (signals.worker_ready, signals.worker_process_init):  # the parent, and each child
         begun.connect(lambda **_: context.follow(), weak=False)
     signals.worker_shutting_down.connect(lambda **_: context.stop(), weak=False)
     _leave_with_the_terminal()
-    queues = worker_queues(options.role, options.host, options.pool)
+    queues = worker_queues(options.role, options.host, options.pool, agent=options.no_pools)
     name = f"{RESTORE if options.role == RESTORE else 'worker'}-{os.getpid()}@{socket.gethostname()}"
     code = start_worker(app, queues, name=name, concurrency=options.concurrency)
     return DRAINED if context.is_drained else code
@@ -53,7 +57,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=2, help="runs at a time")
     parser.add_argument("--host", action="append", default=[], help="serve the sources of this host, too")
     parser.add_argument("--pool", action="append", default=[], help="serve the sources of this pool, too")
-    return parser.parse_args(arguments)
+    parser.add_argument("--no-pools", action="store_true", help="serve no pool: an agent of its --host alone")
+    parser.add_argument("--role", choices=ROLES, default=ALL, help="restores alone, all work but these, or all")
+    options = parser.parse_args(arguments)
+    if options.no_pools and (options.pool or not options.host):
+        parser.error("--no-pools needs a --host, and no --pool")
+    return options
 
 
 if __name__ == "__main__":

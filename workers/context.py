@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from shared.ledger.connect import connect
+from shared.ledger.keys import realm_prefix
 from shared.ledger.roll import owner_of
 from shared.messaging.broker import broker_url, has_moved
 
@@ -33,13 +34,15 @@ _log = structlog.get_logger("holdfast.worker")
 
 
 class WorkerContext:
-    """One worker. `hosts` are the realms it serves besides the pools'."""
+    """One worker. `hosts` are the realms it serves besides the pools', or alone: then it is an agent."""
 
-    def __init__(self, config: FleetWatch, hosts: Sequence[str] = ()) -> None:
+    def __init__(self, config: FleetWatch, hosts: Sequence[str] = (), *, agent: bool = False) -> None:
         self.config = config
         self.url = broker_url(config.fleet)  # for as long as the process lives
         self.is_drained = False  # somebody asked it to leave; known in the parent
         self.hosts = tuple(hosts)
+        self.agent = agent
+        self.home = self.hosts[0] if agent else ""  # the realm where it stands on the roll
         self.name = f"worker-{os.getpid()}@{socket.gethostname()}"  # Celery's, as soon as its worker is made
         self._stop = mmap.mmap(-1, 1)  # shared with the children that are forked later
         self._parent = os.getpid()
@@ -50,11 +53,17 @@ class WorkerContext:
         """Who holds a lease, for people and for the roll: the worker and its child's process."""
         return owner_of(self.name, os.getpid())
 
+    @property
+    def prefix(self) -> str:
+        """What all that it touches in Redis begins with; empty where it serves more than one realm."""
+        return realm_prefix(self.home) if self.agent and len(self.hosts) == 1 else ""
+
     @cached_property
     def ledgers(self) -> list[Ledger]:
         """The realms that this worker serves; connected in the child that asks first."""
         pools = connect(self.url)
-        return [pools, *(pools.realm(host) for host in self.hosts)]
+        hosts = [pools.realm(host) for host in self.hosts]
+        return hosts if self.agent else [pools, *hosts]
 
     def newest_fleet(self) -> Fleet:
         """The configuration for a run that begins now. One that is under way keeps what it began with."""

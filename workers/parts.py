@@ -53,12 +53,20 @@ def everything(fleet: Fleet, log_dir: str, slots: Slots, tick: float | None = No
 
 
 def workers(
-    config: str, slots: Slots, hosts: Sequence[str] = (), pools: Sequence[str] = (), log_dir: str = ""
+    config: str,
+    slots: Slots,
+    hosts: Sequence[str] = (),
+    pools: Sequence[str] = (),
+    log_dir: str = "",
+    *,
+    agent: bool = False,
 ) -> Iterator[Child]:
     """A worker, and one that does nothing but restores, so that none ever waits behind backups."""
-    yield _worker("worker", config, WORK if slots.restores else ALL, slots.concurrency, hosts, pools, log_dir)
+    served = [word for host in hosts for word in ("--host", host)] + [word for pool in pools for word in ("--pool", pool)]
+    served += ["--no-pools"] if agent else []
+    yield _worker("worker", config, WORK if slots.restores else ALL, slots.concurrency, served, log_dir)
     if slots.restores:
-        yield _worker("restore", config, RESTORE, slots.restores, hosts, pools, log_dir)
+        yield _worker("restore", config, RESTORE, slots.restores, served, log_dir)
 
 
 def scheduler(config: str, log_dir: str = "", tick: float | None = None) -> Iterator[Child]:
@@ -104,15 +112,9 @@ def remove_socket_directory(state_dir: str) -> None:
             os.rmdir(directory)
 
 
-def _worker(
-    name: str, config: str, role: str, concurrency: int, hosts: Sequence[str], pools: Sequence[str], log_dir: str
-) -> Child:
+def _worker(name: str, config: str, role: str, concurrency: int, served: Sequence[str], log_dir: str) -> Child:
     command = [*module_command("workers"), "--config", config, "--role", role, "--concurrency", str(concurrency)]
-    for host in hosts:
-        command += ["--host", host]
-    for pool in pools:
-        command += ["--pool", pool]
-    return Child(name, [*command, *_log_option(name, log_dir)], log_dir, stop_grace=WORKER_GRACE)
+    return Child(name, [*command, *served, *_log_option(name, log_dir)], log_dir, stop_grace=WORKER_GRACE)
 
 
 def _exporter(fleet: Fleet, log_dir: str) -> Child:

@@ -20,6 +20,7 @@ from celery import signals
 from shared.errors import LedgerError
 from shared.ledger.connect import connect as ledger_at
 from shared.ledger.roll import Roll
+from shared.messaging.names import queue_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,8 +82,9 @@ def connect(context: WorkerContext) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
         # The children have a ledger of their own each, and this thread has its own: no connection is shared by a fork.
-        roll = Roll(ledger_at(context.url))
-        here.append(Presence(roll, context.name, sorted(sender.app.amqp.queues.consume_from), leave))
+        roll = Roll(ledger_at(context.url, context.home))
+        queues = sorted({queue_in(name) for name in sender.app.amqp.queues.consume_from})
+        here.append(Presence(roll, context.name, queues, leave))
         here[-1].start()
 
     def off(**_: Any) -> None:

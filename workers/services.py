@@ -28,13 +28,15 @@ def run_scheduler(fleet: Fleet) -> int:
     return _run(list(parts.scheduler(fleet.path)), said)
 
 
-def run_workers(fleet: Fleet, slots: Slots, hosts: Sequence[str], pools: Sequence[str]) -> int:
+def run_workers(
+    fleet: Fleet, slots: Slots, hosts: Sequence[str], pools: Sequence[str], *, agent: bool = False
+) -> int:
     """Run a worker, and one for restores beside it, until Ctrl-C, SIGTERM or until both are drained.
 
-    Returns an exit code. Raises ConfigError.
+    An `agent` serves its hosts alone. Returns an exit code. Raises ConfigError.
     """
     said = f"worker up: {count(slots.concurrency, 'slot')} and {count(slots.restores, 'slot')} for restores"
-    children = list(parts.workers(fleet.path, slots, hosts, pools))
+    children = list(parts.workers(fleet.path, slots, hosts, pools, agent=agent))
     return _run(children, f"{said}, Redis at {mask_url(broker_url(fleet))}")
 
 

@@ -47,20 +47,28 @@ Examples:
 )
 @click.option("--host", "hosts", multiple=True, metavar="HOST", help="Serve the sources of this host, too.")
 @click.option("--pool", "pools", multiple=True, metavar="POOL", help="Serve the sources of this pool, too.")
+@click.option("--no-pools", is_flag=True, help="Serve no pool, but the named hosts alone: an agent.")
 @click.option("--concurrency", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at once.")
 @click.option("--restores", type=click.IntRange(min=0), default=1, show_default=True, help=RESTORES_HELP)
 @global_options
 @pass_app
-def start_worker(app: App, hosts: tuple[str, ...], pools: tuple[str, ...], concurrency: int, restores: int) -> int:
+def start_worker(
+    app: App, hosts: tuple[str, ...], pools: tuple[str, ...], no_pools: bool, concurrency: int, restores: int
+) -> int:
     """Run a worker here until Ctrl-C, SIGTERM or `worker drain`; it logs to standard error.
 
     It joins those that are there: whoever is free takes the next run. A second process beside it does restores alone;
     what dies is started again. Asked to stop, it gives back its runs within half a minute, and another goes on with
     them from what was uploaded.
     """
+    if no_pools and (pools or not hosts):
+        raise UsageError(
+            "--no-pools and --pool exclude each other" if pools else "--no-pools leaves nothing to serve",
+            hint="Name the host whose agent it is: --no-pools --host HOST",
+        )
     fleet = app.fleet
     for kind, given, known in (
-        ("host", hosts, {source.host for source in fleet.sources.values()}),
+        ("host", hosts, set(fleet.hosts)),
         ("pool", pools, {source.pool for source in fleet.sources.values()}),
     ):
         _warn_of_unknown(app, kind, given, sorted(name for name in known if name))
@@ -68,11 +76,12 @@ def start_worker(app: App, hosts: tuple[str, ...], pools: tuple[str, ...], concu
         from workers.parts import Slots
         from workers.services import run_workers
 
-        return run_workers(fleet, Slots(concurrency, restores), hosts, pools)
+        return run_workers(fleet, Slots(concurrency, restores), hosts, pools, agent=no_pools)
     from workers.__main__ import main
     from workers.children import DRAINED
 
     arguments = ["--config", fleet.path, "--concurrency", str(concurrency)]
+    arguments += ["--no-pools"] if no_pools else []
     for host in hosts:
         arguments += ["--host", host]
     for pool in pools:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shared.config.models import FleetFile, Policy, Source
 
 DEFAULT_REGION = "local"
+RESTORES = ".restore"  # what the name of a host's restore queue ends with, and so no host's name may
 
 
 def check(file: FleetFile) -> Iterator[tuple[Path, str]]:
@@ -20,7 +21,10 @@ def check(file: FleetFile) -> Iterator[tuple[Path, str]]:
     yield from _sites(file)
     yield from _policies(file)
     yield from _repositories(file)
+    for number, host in enumerate(file.hosts):
+        yield from _host(("hosts", number), host)
     for name, source in file.sources.items():
+        yield from _host(("sources", name, "host"), source.host or "")
         if source.hooks is not None:
             # Left out in silence, a database would be read without the freeze that its owner relies on.
             yield ("sources", name, "hooks"), "this release runs no programs around a backup; take them out"
@@ -38,6 +42,11 @@ def not_done(file: FleetFile) -> Iterator[str]:
 def policy_of(source: Source, policies: Iterable[Policy]) -> Policy | None:
     """The first policy of the file that selects this source."""
     return next((policy for policy in policies if policy.select.matches(source.labels)), None)
+
+
+def _host(place: Path, host: str) -> Iterator[tuple[Path, str]]:
+    if host.endswith(RESTORES):
+        yield place, f'expected a name that does not end in "{RESTORES}", as the queues of restores do'
 
 
 def _sites(file: FleetFile) -> Iterator[tuple[Path, str]]:

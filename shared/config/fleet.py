@@ -47,6 +47,8 @@ class Fleet:
         self.sources: Mapping[str, Source] = file.sources
         self.regions: Mapping[str, Region] = file.regions
         self.defaults: Defaults = file.defaults
+        self.hosts: tuple[str, ...] = _hosts(file)  # where there is, or may be, a worker of its own
+        self.restore_to: tuple[str, ...] | None = file.restore_to
         self.secret = file.secret
         self.recovery_password: Secret = file.recovery_password
         self._file = file
@@ -94,6 +96,10 @@ class Fleet:
     def source(self, name: str) -> Source:
         """A source by its id. Raises ConfigError."""
         return _known(self.sources, name, "source", self.path)
+
+    def require_host(self, name: str) -> None:
+        """Raise ConfigError unless a source is read on this host, or `hosts` names it."""
+        _known(dict.fromkeys(self.hosts), name, "host", self.path)
 
     def region(self, name: str = "") -> Region:
         """A region by its name, or the only one. Raises ConfigError."""
@@ -163,6 +169,10 @@ class Fleet:
 
     def __repr__(self) -> str:
         return f"Fleet({self.path!r}, sites={list(self.sites)}, sources={len(self.sources)})"
+
+
+def _hosts(file: FleetFile) -> tuple[str, ...]:
+    return tuple(sorted({*file.hosts, *(source.host for source in file.sources.values() if source.host)}))
 
 
 def _known(parts: Mapping[str, Part], name: str, what: str, path: str) -> Part:

@@ -213,6 +213,10 @@ class FleetFile(Model):
     include: Annotated[tuple[Text, ...], Several] = ()  # read, and taken out, where files are joined: `assembly`
     state_dir: BesidePath = ""
     cache_dir: BesidePath = ""
+    hosts: Annotated[tuple[Name, ...], Several] = ()  # besides those that sources name: restores may go there
+    restore_to: Annotated[tuple[AbsolutePath, ...], Several] | None = (
+        None  # None: see docs/decisions/restore-targets.md
+    )
     defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()
     exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()
     regions: Annotated[dict[Name, Region], mapping_of("regions by name")] = Field(default_factory=dict)

@@ -17,7 +17,7 @@ hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest sn
 hf:workers            sorted set: the names of workers, by when they were last heard of (ms)
 hf:worker:<name>      hash: what a worker says of itself; expires
 hf:drain:<name>       string: who asked that worker to leave; expires
-hf:h:<host>:...       the same again, for the sources of one host
+hf:h:<host>:...       the same again, for the runs of one host, and its queues
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ BEAT_LOCK = f"{BEAT_PREFIX}:lock"  # there for as long as a scheduler leads
 _HOST = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
+def realm_prefix(host: str) -> str:
+    """What all that belongs to a host begins with, or (with an empty host) to the pools."""
+    return f"hf:h:{host}:" if host else "hf:"
+
+
 class Keys:
     """The names of one realm's keys: a host's, or (with an empty host) the pools'."""
 
     def __init__(self, host: str = "") -> None:
         if host and not _HOST.fullmatch(host):
             raise ValueError(f"host {host!r}: expected lower-case letters, digits, dots, dashes and underscores")
-        self.prefix = f"hf:h:{host}:" if host else "hf:"
+        self.prefix = realm_prefix(host)
         self.ledger = f"{self.prefix}ledger"
         self.counter = f"{self.prefix}counter"
         self.open = f"{self.prefix}open"

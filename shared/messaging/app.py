@@ -16,10 +16,10 @@ from celery.platforms import SecurityWarning
 
 from shared.ledger.keys import BEAT_PREFIX
 from shared.messaging.broker import celery_broker
-from shared.messaging.names import MAINTENANCE, SCHEDULER, TASK_TICK
+from shared.messaging.names import MAINTENANCE, SCHEDULER, TASK_TICK, redis_list
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 TICK_SECONDS = 2.0
 _SHUTDOWN = 25.0  # seconds; a supervisor gives back its run well before
@@ -31,8 +31,11 @@ _SOCKET = {
 }
 
 
-def make_app(url: str, *, tick_seconds: float = TICK_SECONDS, name: str = "holdfast") -> Celery:
-    """The app for the Redis at `url` (redis://, rediss://, unix://). Connects to nothing yet."""
+def make_app(url: str, *, tick_seconds: float = TICK_SECONDS, name: str = "holdfast", prefix: str = "") -> Celery:
+    """The app for the Redis at `url` (redis://, rediss://, unix://). Connects to nothing yet.
+
+    With a `prefix`, a realm's, it touches no key and no channel that does not begin with that.
+    """
     app = Celery(name, set_as_current=False, autofinalize=True)
     app.conf.update(
         **celery_broker(url),
@@ -45,6 +48,7 @@ def make_app(url: str, *, tick_seconds: float = TICK_SECONDS, name: str = "holdf
             "unacked_restore_interval": 15,
             "unacked_restore_throttle": 1,
             "priority_steps": [0],
+            "global_keyprefix": prefix,
         },
         accept_content=["json"],
         task_serializer="json",
@@ -84,6 +88,15 @@ def _unfit(url: str, option: str) -> bool:
     return url.startswith("unix://") and option in {"socket_connect_timeout", "socket_keepalive"}
 
 
+def celery_queues(app: Celery, queues: Iterable[str]) -> list[str]:
+    """What this app calls queues that it is to consume: their lists in Redis, without its own prefix.
+
+    And their short names: Celery puts a ring that it took and did not begin with back under the name that stands in it.
+    """
+    prefix = app.conf.broker_transport_options["global_keyprefix"]
+    return list(dict.fromkeys(name for queue in queues for name in (redis_list(queue).removeprefix(prefix), queue)))
+
+
 def start_worker(app: Celery, queues: Sequence[str], *, name: str, concurrency: int) -> int:
     """Work until told to stop; returns an exit code. Starts children by fork, so nothing may be connected yet."""
     from shared.messaging.gate import put_up  # brings kombu's transports, which only a worker needs
@@ -94,7 +107,7 @@ def start_worker(app: Celery, queues: Sequence[str], *, name: str, concurrency: 
     worker = app.Worker(
         pool="prefork",
         concurrency=concurrency,
-        queues=",".join(queues),
+        queues=",".join(celery_queues(app, queues)),
         hostname=name,
         without_gossip=True,
         without_mingle=True,

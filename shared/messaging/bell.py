@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from shared.ledger.guard import guarded
-from shared.messaging.names import TASK_RUN
+from shared.messaging.names import TASK_RUN, redis_list
 
 if TYPE_CHECKING:
     import redis
@@ -28,7 +28,7 @@ def ring(client: redis.Redis, rings: Iterable[tuple[str, str]]) -> int:
     for start in range(0, len(pending), _AT_ONCE):
         pipe = client.pipeline(transaction=False)
         for run_id, queue in pending[start : start + _AT_ONCE]:
-            pipe.lpush(queue, message(run_id, queue))
+            pipe.lpush(redis_list(queue), message(run_id, queue))
         guarded(pipe.execute)
     return len(pending)
 

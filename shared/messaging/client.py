@@ -18,7 +18,7 @@ from shared.ledger.model import Run, RunKind, RunRequest, RunState, Word, new_ru
 from shared.ledger.roll import Roll, WorkerInfo, worker_of
 from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url
-from shared.messaging.names import queue_of
+from shared.messaging.names import host_restore_queue, queue_of
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
@@ -34,23 +34,27 @@ def ledger_of(fleet: Fleet, host: str = "") -> Ledger:
     return connect(broker_url(fleet), host)
 
 
-def open_and_ring(fleet: Fleet, kind: RunKind, source: str, options: Mapping[str, object] | None = None) -> str:
-    """Open a run by hand and ring for it; returns its id.
+def open_and_ring(
+    fleet: Fleet, kind: RunKind, source: str, options: Mapping[str, object] | None = None, *, host: str = ""
+) -> str:
+    """Open a run by hand and ring for it; returns its id. A restore may be for another `host` than its source's.
 
     A backup of a source that is being backed up joins that run, and gets its id, unless it asks for something of its
     own (`options`, or a full one where an incremental is under way).
     `options` are JSON: what differs from the configuration (for a restore: what, and to where); no secrets, since they
-    lie in Redis. Raises ConfigError (no such source) and LedgerAway (no Redis: is `holdfast up` running?).
+    lie in Redis. Raises ConfigError (no such source or host) and LedgerAway (no Redis: is `holdfast up` running?).
     """
     facts = fleet.source(source)
-    ledger = ledger_of(fleet, facts.host or "")
+    if host:
+        fleet.require_host(host)
+    ledger = ledger_of(fleet, host or facts.host or "")
     policy = fleet.policy_for(source)
     request = RunRequest(
         id=new_run_id(),
         kind=kind,
         source=source,
         policy=policy.id if policy else "",
-        queue=queue_of(kind, facts),
+        queue=host_restore_queue(host) if host else queue_of(kind, facts),
         options=dict(options or {}),
     )
     if kind.is_backup and not options:
@@ -197,7 +201,7 @@ def drain(fleet: Fleet, worker: str, by: str = "") -> None:
 
 def realms(fleet: Fleet) -> list[str]:
     """The hosts whose runs lie apart, after the empty one of the pools."""
-    return ["", *sorted({source.host for source in fleet.sources.values() if source.host})]
+    return ["", *fleet.hosts]
 
 
 def _ring(ledger: Ledger, request: RunRequest) -> None:

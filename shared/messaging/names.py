@@ -1,13 +1,21 @@
-"""The names of queues, tasks and exchanges: what a scheduler, a worker and a command must agree on."""
+"""The names of queues, tasks and exchanges: what a scheduler, a worker and a command must agree on.
+
+A queue has a short name, as `host.web1`: in runs, metrics, the roll of workers, and for people. In Redis it is a list
+of that name, but a host's lies under the host's prefix (`hf:h:web1:host.web1`), so that all an agent touches does. The
+two are turned into each other where Celery is: in `app` and in a worker's presence.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from shared.ledger.keys import realm_prefix
 from shared.ledger.model import RunKind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shared.config.models import SourceFacts
 
 TASK_RUN = "holdfast.run"  # one argument: a run's id
@@ -29,11 +37,18 @@ _CAPABILITY = {
     RunKind.RESTORE: RESTORE,
     RunKind.VERIFY: MAINTENANCE,
 }
+_HOST = "host."
+_RESTORES = f".{RESTORE}"  # no host's name ends so: the configuration refuses that
 
 
 def host_queue(host: str) -> str:
-    """The queue of one server's agent."""
-    return f"host.{host}"
+    """The queue of one server's worker."""
+    return f"{_HOST}{host}"
+
+
+def host_restore_queue(host: str) -> str:
+    """The queue of one server's restores, so that none of them waits behind a backup."""
+    return f"{_HOST}{host}{_RESTORES}"
 
 
 def pool_queue(pool: str, capability: str) -> str:
@@ -52,7 +67,34 @@ def worker_queues(role: str, hosts: Sequence[str] = (), pools: Sequence[str] = (
 
 
 def queue_of(kind: RunKind, source: SourceFacts) -> str:
-    """Where a run of this source is rung: its host's queue, or its pool's for this kind of work."""
+    """Where a run of this source is rung: its host's queue, or its pool's, for this kind of work."""
     if source.host:
-        return host_queue(source.host)
+        return host_restore_queue(source.host) if kind is RunKind.RESTORE else host_queue(source.host)
     return pool_queue(source.pool or "", _CAPABILITY[kind])
+
+
+def worker_queues(role: str, hosts: Sequence[str] = (), pools: Sequence[str] = (), *, agent: bool = False) -> list[str]:
+    """What a worker of this role consumes: of the unnamed pool, these pools and hosts; an `agent` of its hosts alone.
+
+    A `restore` worker does nothing else, so that a restore never waits behind backups; a `work` worker all the rest.
+    """
+    served = [] if agent else ["", *pools]
+    queues = [pool_queue(pool, capability) for pool in served for capability in CAPABILITIES]
+    queues += [name(host) for host in hosts for name in (host_queue, host_restore_queue)]
+    return [one for one in queues if role == ALL or _is_for_restores(one) == (role == RESTORE)]
+
+
+def redis_list(queue: str) -> str:
+    """The list in Redis that is a queue."""
+    if not queue.startswith(_HOST):
+        return queue
+    return f"{realm_prefix(queue.removeprefix(_HOST).removesuffix(_RESTORES))}{queue}"
+
+
+def queue_in(name: str) -> str:
+    """The queue that is a list in Redis; no queue's own name has a colon."""
+    return name.rpartition(":")[2]
+
+
+def _is_for_restores(queue: str) -> bool:
+    return queue == RESTORE or queue.endswith(_RESTORES)

@@ -71,11 +71,13 @@ class Comparison:
 
     def _kind(self, kind: str, value: Any, where: str, here: tuple[str, str]) -> None:
         if kind.startswith("list of "):
+            if value is None and kind.endswith(" or null"):
+                return
             if not isinstance(value, list):
                 self.wrong.add(f"{where} is no list")
                 return
             for one in value:
-                self._kind(kind.removeprefix("list of "), one, where, here)
+                self._kind(kind.removeprefix("list of ").removesuffix(" or null"), one, where, here)
         elif kind in SECTIONS and kind not in PLAIN:
             self.look(kind, value, where)
         elif not any(self._fits(word, value) for word in kind.split(" or ")):

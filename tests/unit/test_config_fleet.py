@@ -191,6 +191,17 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
     assert caught.value.hint == "There are: web1, db/orders, web2"
 
 
+def test_hosts_are_those_of_sources_and_those_that_are_listed(tmp_path: Path) -> None:
+    """Each is known once; another is answered with the nearest."""
+    fleet = Fleet.load(write(tmp_path, GOOD + "hosts: [web1, spare]\n"))
+    assert fleet.hosts == ("spare", "web1")
+    fleet.require_host("spare")
+    with pytest.raises(ConfigError) as caught:
+        fleet.require_host("sparre")
+    assert 'no host "sparre"' in str(caught.value)
+    assert '(did you mean "spare"?)' in str(caught.value)
+
+
 def test_all_problems_are_listed_with_their_lines(tmp_path: Path) -> None:
     """One attempt shows all that is wrong, in the order of the file."""
     bad = GOOD.replace("keep_daily: 7", 'keep_daily: "seven"').replace("15m", "15q").replace("excludes:", "exclude:")
@@ -218,6 +229,9 @@ def test_more_than_twenty_problems_are_cut(tmp_path: Path) -> None:
         ("sources: {a: {paths: []}}\n", "sources.a.paths: expected a list with at least one entry, found a list"),
         ("sources: {a: {paths: /a, command: [x]}}\n", "sources.a: has both paths and command"),
         ("sources: {a: {paths: /a, host: h, pool: p}}\n", "sources.a: has both host and pool"),
+        ("sources: {a: {paths: /a, host: h.restore}}\n", 'a.host: expected a name that does not end in ".restore"'),
+        ("hosts: [h, h.restore]\n", 'hosts[1]: expected a name that does not end in ".restore"'),
+        ("restore_to: [srv]\n", 'restore_to[0]: expected an absolute path, found "srv"'),
         ("sources: {a: {command: pg_dump}}\n", "sources.a.command: expected a list of a program and its arguments"),
         ("sources: {a: {paths: /a, one_file_system: yes}}\n", 'one_file_system: expected true or false, found "yes"'),
         ("sources: {a: {paths: /a, labels: {x: 1.5}}}\n", "expected labels of letters, digits"),

@@ -11,9 +11,9 @@ import redis
 from shared import topology
 from shared.ledger.model import RunKind
 from shared.messaging import bell
-from shared.messaging.app import make_app
+from shared.messaging.app import celery_queues, make_app
 from shared.messaging.broker import broker_url, celery_broker, embedded_socket
-from shared.messaging.names import TASK_RUN, queue_of
+from shared.messaging.names import TASK_RUN, queue_in, queue_of, redis_list, worker_queues
 from shared.topology import Epoch, StaleEpoch
 from tests.support.fleets import SmallFleet
 from tests.support.tools import ValkeyServer
@@ -83,7 +83,39 @@ def test_a_run_is_rung_where_its_source_can_be_read(tmp_path: os.PathLike[str]) 
     assert queue_of(RunKind.FULL, source) == "backup"
     assert queue_of(RunKind.VERIFY, source) == "maintenance"
     assert queue_of(RunKind.RESTORE, source.model_copy(update={"pool": "nas"})) == "pool.nas.restore"
-    assert queue_of(RunKind.RESTORE, source.model_copy(update={"host": "db1"})) == "host.db1"
+    on_db1 = source.model_copy(update={"host": "db1"})
+    assert queue_of(RunKind.RESTORE, on_db1) == "host.db1.restore"
+    assert {queue_of(kind, on_db1) for kind in RunKind if kind is not RunKind.RESTORE} == {"host.db1"}
+
+
+@pytest.mark.parametrize(
+    ("role", "restores", "others"),
+    [("all", True, True), ("restore", True, False), ("work", False, True)],
+)
+def test_a_workers_role_says_what_it_consumes(role: str, *, restores: bool, others: bool) -> None:
+    """Restores alone, all but these, or all; an agent nothing but its hosts'."""
+    assert set(worker_queues(role, ["db1"], ["nas"])) == {
+        *({"restore", "pool.nas.restore", "host.db1.restore"} if restores else ()),
+        *({"backup", "maintenance", "pool.nas.backup", "pool.nas.maintenance", "host.db1"} if others else ()),
+    }
+    own = {*({"host.db1.restore"} if restores else ()), *({"host.db1"} if others else ())}
+    assert set(worker_queues(role, ["db1"], agent=True)) == own
+
+
+def test_a_hosts_queues_lie_under_its_prefix() -> None:
+    """So an ACL can hold its agent there; a short name is told from the list again."""
+    for queue in ("host.db1", "host.db1.restore"):
+        assert redis_list(queue) == f"hf:h:db1:{queue}"
+        assert queue_in(redis_list(queue)) == queue
+    for queue in ("backup", "pool.nas.restore", "scheduler"):
+        assert (redis_list(queue), queue_in(queue)) == (queue, queue)
+
+
+def test_an_agents_app_and_everybody_elses_mean_the_same_list() -> None:
+    """One has the prefix in its connection, the other in the queue's name."""
+    agent, other = make_app("redis://x:1/0", prefix="hf:h:db1:"), make_app("redis://x:1/0")
+    assert celery_queues(agent, ["host.db1", "host.db1.restore"]) == ["host.db1", "host.db1.restore"]
+    assert celery_queues(other, ["backup", "host.db1"]) == ["backup", "hf:h:db1:host.db1", "host.db1"]
 
 
 def test_the_topology_answers_from_the_configuration(tmp_path: os.PathLike[str]) -> None:
