@@ -31,12 +31,15 @@ def run_direct(app: App, title: str, work: Callable[[OnEvent], Result]) -> Resul
         return work(report)
 
 
-def ring(app: App, kind: RunKind, source: str, options: Mapping[str, object]) -> str:
-    """Open a run by hand and ring for a worker; the run's id. Raises ConfigError, LedgerError."""
+def ring(app: App, kind: RunKind, source: str, options: Mapping[str, object], *, host: str = "") -> str:
+    """Open a run by hand and ring for a worker; the run's id. A restore may be for another `host` than its source's.
+
+    Raises ConfigError, LedgerError.
+    """
     from shared.messaging.client import open_and_ring
 
     with with_way_out("With --direct the work is done in this process, without Redis"):
-        return open_and_ring(app.fleet, kind, source, options)
+        return open_and_ring(app.fleet, kind, source, options, host=host)
 
 
 @contextmanager
@@ -124,12 +127,17 @@ def exit_code_of(run: Run) -> int:
 def require_local(app: App, source: str, doing: str) -> None:
     """Refuse to take this machine's files for those of another. Raises UsageError."""
     host = app.fleet.source(source).host
-    name = socket.gethostname()
-    if host and host not in {name, name.partition(".")[0], "localhost"}:
+    if host and not is_here(host):
         raise UsageError(
-            f"source {source} is read on host {host}, and this is {name}",
+            f"source {source} is read on host {host}, and this is {socket.gethostname()}",
             hint=f"{doing} there, or without --direct",
         )
+
+
+def is_here(host: str) -> bool:
+    """Whether a host is this machine, by the names that `holdfast up` serves too."""
+    name = socket.gethostname()
+    return host in {name, name.partition(".")[0], "localhost"}
 
 
 def who_asks() -> str:

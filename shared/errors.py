@@ -18,6 +18,7 @@ HoldfastError                     1  something failed that has no class of its o
 │   └── StoreFull                35  no space, or over quota
 ├── BackupError                  40  workers.backup
 ├── RestoreError                 50  workers.restore
+│   └── TargetRefused            51  the machine's own file does not let a restore write there
 ├── LedgerError                  60  shared.ledger
 └── Interrupted                 130  Ctrl-C or SIGTERM; what was uploaded is kept
 

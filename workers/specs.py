@@ -33,6 +33,7 @@ ENGINES = {
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
 _FIXED = {"site", "repository", "passwords", "fleet_secret", "recovery_password", "run", "cache_dir", "state_dir"}
+_FIXED |= {"within"}  # and where it may write
 
 
 def command_for(kind: RunKind) -> list[str]:
@@ -40,8 +41,12 @@ def command_for(kind: RunKind) -> list[str]:
     return module_command(ENGINES[kind])
 
 
-def spec_for(fleet: Fleet, request: RunRequest, *, slot: str = "", journal: Sequence[str] = ()) -> dict[str, Any]:
+def spec_for(
+    fleet: Fleet, request: RunRequest, *, slot: str = "", journal: Sequence[str] = (), agent: bool = False
+) -> dict[str, Any]:
     """The spec of a run, as plain data for the pipe. `slot` is the run's, or when a run by hand was opened.
+
+    An `agent` restores only to where its own file says; others to anywhere, unless theirs says something.
 
     Reads secrets. Raises ConfigError: no such source, nothing to read here, an option that there is none of.
     """
@@ -50,7 +55,10 @@ def spec_for(fleet: Fleet, request: RunRequest, *, slot: str = "", journal: Sequ
     if request.kind is RunKind.INCREMENTAL:
         return backup_spec(fleet, request, "incremental", slot=slot, journal=journal).to_json()
     if request.kind is RunKind.RESTORE:
-        return restore_spec(fleet, request.source, request.options).to_json()
+        _require_known(fleet, request.source)
+        spec = restore_spec(fleet, request.source, request.options)
+        spec.within = [] if fleet.restore_to is None and agent else _listed(fleet.restore_to)
+        return spec.to_json()
     return verify_spec(fleet, request.source, request.options).to_json()
 
 
@@ -152,6 +160,19 @@ def verify_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Ver
         "cache_dir": fleet.cache_dir,
     }
     return VerifySpec(**given)
+
+
+def _require_known(fleet: Fleet, source: str) -> None:
+    """A restore may be of another machine's source, which a machine's own file need not have."""
+    if source not in fleet.sources:
+        raise ConfigError(
+            f"{fleet.path} on {socket.gethostname()} knows no source {source}, so its repository can't be read there",
+            hint="Add it there (id, site and repository are enough), or restore to a machine that knows it",
+        )
+
+
+def _listed(folders: Sequence[str] | None) -> list[str] | None:
+    return None if folders is None else list(folders)
 
 
 def _allowed(options: Mapping[str, object], known: set[str], what: str) -> dict[str, object]:

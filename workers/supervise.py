@@ -209,6 +209,7 @@ class Supervisor:
         if self._last is not None:
             code = self._last.get("exit_code", 1)
             error = str(self._last.get("message", "the engine gave no reason"))
+            error = f"{error}. {hint}" if (hint := self._last.get("hint")) else error
             if code != HelperDied.exit_code:  # a helper that was killed is a death as the engine's own
                 return self._finish(RunState.FAILED, {}, error, code if isinstance(code, int) else 1)
         died = self.lease.deaths + 1

@@ -98,7 +98,8 @@ def _about(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease, ru
 def _work(app: Celery, context: WorkerContext, fleet: Fleet, ledger: Ledger, run: Run, lease: Lease) -> Word:
     try:
         _require_here(fleet, run)
-        spec = specs.spec_for(fleet, run.request, slot=_slot(run), journal=ledger.journal(run.id))
+        journal = ledger.journal(run.id)
+        spec = specs.spec_for(fleet, run.request, slot=_slot(run), journal=journal, agent=context.agent)
         engine = EngineProcess(specs.command_for(run.request.kind), spec)
     except HoldfastError as error:
         _log.error("run failed", error=str(error))
@@ -122,7 +123,8 @@ def _work(app: Celery, context: WorkerContext, fleet: Fleet, ledger: Ledger, run
     with suppress(OperationalError, LedgerAway):  # Redis went away: the reaper rings, and events may be missed
         if outcome.word is Word.RELEASED and not outcome.error:
             ring(ledger.client, [(run.id, run.request.queue)])
-        if outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state in _COMMITTED:
+        committed = outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state in _COMMITTED
+        if committed and not context.agent:  # an agent reaches no key but its own
             publish(app, SNAPSHOT_COMMITTED, {"run": run.id, **_event(run, outcome.result)})
     return outcome.word
 
@@ -132,8 +134,10 @@ def _require_here(fleet: Fleet, run: Run) -> None:
 
     A source may have been moved to another host, or to a pool, since the run was opened; or the run is forged.
     """
+    if not run.request.kind.is_backup:
+        return
     host = fleet.source(run.request.source).host or ""
-    if run.request.kind.is_backup and host != run.host:
+    if host != run.host:
         there = f"on host {host}" if host else "by a pool"
         raise ConfigError(
             f"source {run.request.source} is read {there}, and this run was opened for "

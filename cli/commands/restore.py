@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from cli import format as show
 from cli import runs
 from cli.apart import Apart
 from cli.app import App, global_options, pass_app
+from cli.destination import Destination, parse_destination
 from cli.when import parse_when
 from shared.errors import UsageError
 
@@ -32,11 +34,12 @@ Examples:
   holdfast restore web1 --direct                            # all of it, into ./restored-web1-...
   holdfast restore web1:/srv/invoice.pdf --before 02:00 --to /tmp/back
   holdfast restore web1 --include '*.conf' --to /tmp/conf
+  holdfast restore web1 --to web2:/srv/restore              # on web2, by its own worker
   holdfast restore web1:/etc --in-place --dry-run           # what would change
   holdfast restore web1 --snapshot 3f9a12cd --to /mnt --verify""",
 )
 @click.argument("what", metavar="SOURCE[:PATH]")
-@click.option("--to", "target", metavar="DIR", help="Where to (else ./restored-SOURCE-TIME).")
+@click.option("--to", "target", metavar="[HOST:]DIR", help="Where to (else ./restored-SOURCE-TIME).")
 @click.option(
     "--snapshot", default="latest", show_default=True, metavar="ID", help="Which; the beginning of an id will do."
 )
@@ -70,7 +73,8 @@ def command(
 ) -> int:
     """Bring files of SOURCE back, all of them or what is at PATH.
 
-    They are written beside what is there. A restore that breaks off goes on when the same command is run again.
+    They are written beside what is there, where the source's worker runs; or on HOST, by its worker, into folders that
+    its own file allows. A restore that breaks off goes on when the same command is run again.
     Exit code 3: some things could not be restored, or some metadata not set.
     """
     source, _, path = what.partition(":")
@@ -78,8 +82,18 @@ def command(
         raise UsageError(
             f"the path {path} is not absolute", hint=f"Write it as it was on the server: {source}:/srv/..."
         )
-    if in_place and target:
-        raise UsageError("--in-place and --to exclude each other")
+    to = parse_destination(target) if target is not None else Destination()
+    if in_place and target is not None:
+        raise UsageError(
+            "--in-place and --to exclude each other",
+            hint=f"To {to.host}, name the folder alone: --overwrite says what becomes of files there"
+            if to.host
+            else "",
+        )
+    if to.host and direct:
+        _require_here(to)
+    elif to.host:
+        app.fleet.require_host(to.host)
     if before and snapshot != "latest":
         raise UsageError("--snapshot and --before exclude each other")
     limit = parse_when(before, datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if before else ""
@@ -95,8 +109,16 @@ def command(
     }
     if site:
         options["site"] = site
-    pick = _Pick(source, snapshot, limit, target or "", in_place)
+    pick = _Pick(source, snapshot, limit, to, in_place)
     return _direct(app, pick, options) if direct else _by_worker(app, pick, options)
+
+
+def _require_here(to: Destination) -> None:
+    if not runs.is_here(to.host):
+        raise UsageError(
+            f"--direct restores in this process, on {socket.gethostname()}, and not on {to.host}",
+            hint=f"Without --direct the worker of {to.host} does it; or run it there, with --direct --to {to.path}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +128,14 @@ class _Pick:
     source: str
     snapshot: str
     before: str
-    target: str  # empty: beside what is there
+    to: Destination
     in_place: bool
 
     def place(self, chosen: Snapshot) -> str:
         """The target, absolute; nothing in place."""
         if self.in_place:
             return ""
-        return os.path.abspath(self.target or default_target(self.source, chosen.time / 1e9))
+        return os.path.abspath(self.to.path or default_target(self.source, chosen.time / 1e9))
 
 
 def default_target(source: str, moment: float) -> str:
@@ -142,13 +164,11 @@ def _by_worker(app: App, pick: _Pick, options: dict[str, Any]) -> int:
     from shared.ledger.model import RunKind
 
     fleet, source = app.fleet, pick.source
-    fleet.source(source)
+    executor = pick.to.host or fleet.source(source).host or ""
     chosen = _choose(app, open_source(fleet, source, options.get("site", "")).repository, pick)
     options |= {"snapshot": chosen.id, "target": pick.place(chosen)}
-    # What stood there is known only where the worker is on this machine: then the Redis is `holdfast up`'s own.
-    fresh = _if_fresh(options["target"]) if fleet.broker_url() is None else ""
-    run = runs.follow(app, runs.ring(app, RunKind.RESTORE, source, options), source)
-    _report(app, run.result, fresh=fresh)
+    run = runs.follow(app, runs.ring(app, RunKind.RESTORE, source, options, host=pick.to.host), source)
+    _report(app, run.result, host="" if runs.is_here(executor) else executor)
     return runs.exit_code_of(run)
 
 
@@ -162,9 +182,8 @@ def _direct(app: App, pick: _Pick, options: dict[str, Any]) -> int:
     repository = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
     chosen = _choose(app, repository, pick)
     spec.snapshot, spec.target = chosen.id, pick.place(chosen)
-    fresh = _if_fresh(spec.target)
     result = runs.run_direct(app, pick.source, lambda on_event: run_restore(spec, on_event))
-    _report(app, result.to_json(), fresh=fresh)
+    _report(app, result.to_json())
     return result.exit_code
 
 
@@ -178,31 +197,21 @@ def _plan(app: App, pick: _Pick, options: dict[str, Any]) -> dict[str, Any]:
     return restore_spec(app.fleet, pick.source, options).to_json()
 
 
-def _if_fresh(target: str) -> str:
-    """The target, where nothing is there yet: then all of it may go again."""
-    return "" if os.path.lexists(target) else target
-
-
-def _report(app: App, result: Mapping[str, Any], *, fresh: str) -> None:
+def _report(app: App, result: Mapping[str, Any], *, host: str = "") -> None:
     if not app.json:
         problems = [f"{problem['path']}: {problem['message']}" for problem in result.get("problems", [])]
         for line in [*problems[:_PROBLEMS_SHOWN], *map(str, result.get("notes", []))]:
             app.warn(line)
-    app.result(dict(result), *describe(result, fresh=fresh))
+    app.result({**result, "host": host or None}, *describe(result, host=host))
 
 
-def describe(result: Mapping[str, Any], *, fresh: str) -> list[str]:
-    """What a restore did, for people; ends with how to undo it. `fresh`: its target, where that was not there before.
-
-    What the result calls its target is for the eye: bytes that are no UTF-8 are escaped in it.
-    """
-    from workers.restore.places import quoted
-
+def describe(result: Mapping[str, Any], *, host: str = "") -> list[str]:
+    """What a restore did, for people; ends with how to undo it. `host`: the other machine that it did it on."""
     dry = bool(result.get("dry_run"))
     done = "would restore" if dry else "restored"
     amount = f"{show.count(result.get('files', 0), 'file')}, {show.size(result.get('bytes', 0))}"
     resumed = ", going on where it had broken off" if result.get("resumed") else ""
-    place = result.get("target") or "/"
+    place = f"{host}:" * bool(host) + (result.get("target") or "/")
     lines = [f"{done} {amount} to {place}{resumed}; {show.duration(result.get('duration', 0.0))}"]
     notes = [
         f"{result[key]:,} {word}"
@@ -221,7 +230,5 @@ def describe(result: Mapping[str, Any], *, fresh: str) -> list[str]:
     if damaged:
         lines.append(f"DAMAGED: {show.count(len(damaged), 'pack')} of the repository; see `holdfast verify --data`")
     if result.get("undo_hint"):
-        lines.append(f"to undo: {result['undo_hint']}")
-    elif fresh and not dry:
-        lines.append(f"to undo: rm -r {quoted(os.fsencode(fresh))}")
+        lines.append(f"to undo{f', on {host}' if host else ''}: {result['undo_hint']}")
     return lines

@@ -56,16 +56,6 @@ def pool_queue(pool: str, capability: str) -> str:
     return f"pool.{pool}.{capability}" if pool else capability
 
 
-def worker_queues(role: str, hosts: Sequence[str] = (), pools: Sequence[str] = ()) -> list[str]:
-    """What a worker of this role consumes, for the unnamed pool, these pools and hosts.
-
-    A `restore` worker does nothing else, so that a restore never waits behind backups; a `work` worker all the rest.
-    """
-    capabilities = [one for one in CAPABILITIES if role == ALL or (one == RESTORE) == (role == RESTORE)]
-    queues = [pool_queue(pool, capability) for pool in ["", *pools] for capability in capabilities]
-    return queues if role == RESTORE else queues + [host_queue(host) for host in hosts]
-
-
 def queue_of(kind: RunKind, source: SourceFacts) -> str:
     """Where a run of this source is rung: its host's queue, or its pool's, for this kind of work."""
     if source.host:

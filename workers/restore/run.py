@@ -35,6 +35,7 @@ from workers.restore.selection import DROPPED, Selection, relative
 from workers.restore.spec import RestoreResult, RestoreSpec
 from workers.restore.target import Target, examine
 from workers.restore.walk import Directory
+from workers.restore.within import admit_in_place
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -129,6 +130,8 @@ class _Restore:
         tree = find_tree(repo, whole, snapshot, base)
         if spec.in_place and not paths:  # what lies above was never backed up: it is passed through
             paths = find_paths(repo, whole, snapshot)
+        if spec.in_place and spec.within is not None:
+            admit_in_place(paths or [b""], spec.within)
         index.close()
         self._walk(repo, target, paths, tree)
         if not spec.in_place:
@@ -303,6 +306,8 @@ class _Restore:
             f"cp -a --remove-destination {quoted(folder + b'/.')} {quoted(os.path.join(os.path.dirname(folder), b''))}"
             for folder in folders
         )
+        if not target.exists:
+            self.result.undo_hint = f"rm -r {quoted(os.fsencode(target.path))}"
 
     def _tick(self) -> None:
         if self._lock is not None:

@@ -32,6 +32,7 @@ class RestoreSpec:
     includes: list[str] = field(default_factory=list)  # gitignore's patterns on paths in the snapshot
     excludes: list[str] = field(default_factory=list)
     target: str = ""
+    within: list[str] | None = None  # the folders below which it may write; None: anywhere
     in_place: bool = False  # to where it was; what is replaced is kept in a safety directory
     overwrite: Overwrite = ""
     dry_run: bool = False

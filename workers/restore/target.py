@@ -14,6 +14,7 @@ from shared.errors import RestoreError, UsageError
 from shared.repository.snapshot import Snapshot
 from workers.restore.places import open_target
 from workers.restore.spec import RestoreSpec
+from workers.restore.within import admit, enter
 
 MARKER = ".holdfast-restore-"
 _IGNORED = frozenset({"lost+found"})  # what a fresh file system holds
@@ -29,6 +30,7 @@ class Target:
     holds: bool  # whether something is in it that must be looked at
     resumed: bool
     policy: str
+    folder: str = ""  # the one of `spec.within` that holds it, as it really is; empty: anywhere will do
 
     @property
     def marker(self) -> str:
@@ -38,18 +40,27 @@ class Target:
     def prepare(self) -> tuple[int, int]:
         """Make it where it is missing, and mark it; its identity (st_dev, st_ino). Raises RestoreError."""
         try:
-            if not self.exists:
-                os.makedirs(self.path, mode=0o700, exist_ok=True)
-            if not self.holds:
-                fd = os.open(self.marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-                os.write(fd, b"A restore writes here. Where it was broken off, run the same restore again.\n")
-                os.close(fd)
+            if self.folder:
+                here = enter(self.folder, self.path)
+            else:
+                if not self.exists:
+                    os.makedirs(self.path, mode=0o700, exist_ok=True)
+                here = open_target(self.path)
+            try:
+                if not self.holds:
+                    self._mark(here)
+                found = os.fstat(here)
+            finally:
+                os.close(here)
         except OSError as error:
             raise RestoreError(f"the target {self.path} can't be written to: {error.strerror}") from error
-        fd = open_target(self.path)
-        found = os.fstat(fd)
-        os.close(fd)
         return found.st_dev, found.st_ino
+
+    def _mark(self, here: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(MARKER + self.run, flags, 0o600, dir_fd=here)
+        os.write(fd, b"A restore writes here. Where it was broken off, run the same restore again.\n")
+        os.close(fd)
 
     def complete(self) -> None:
         """Take the marker away: nothing is left to be taken up."""
@@ -87,7 +98,15 @@ def examine(spec: RestoreSpec, snapshot: Snapshot) -> Target:
         return Target("/", run, exists=True, holds=True, resumed=False, policy=spec.overwrite or "if-changed")
     if not spec.target:
         raise UsageError("the restore has no target", hint="Name a directory, or restore in place")
-    path = os.path.abspath(spec.target)
+    path, folder = os.path.abspath(spec.target), ""
+    if spec.within is not None:
+        folder, path = admit(path, spec.within)
+    target = _look(spec, path, run)
+    target.folder = folder
+    return target
+
+
+def _look(spec: RestoreSpec, path: str, run: str) -> Target:
     try:
         names = set(os.listdir(path)) - _IGNORED
     except FileNotFoundError:
