@@ -62,7 +62,9 @@ def workers(
     agent: bool = False,
 ) -> Iterator[Child]:
     """A worker, and one that does nothing but restores, so that none ever waits behind backups."""
-    served = [word for host in hosts for word in ("--host", host)] + [word for pool in pools for word in ("--pool", pool)]
+    served = [word for host in hosts for word in ("--host", host)] + [
+        word for pool in pools for word in ("--pool", pool)
+    ]
     served += ["--no-pools"] if agent else []
     yield _worker("worker", config, WORK if slots.restores else ALL, slots.concurrency, served, log_dir)
     if slots.restores:

@@ -28,9 +28,7 @@ def run_scheduler(fleet: Fleet) -> int:
     return _run(list(parts.scheduler(fleet.path)), said)
 
 
-def run_workers(
-    fleet: Fleet, slots: Slots, hosts: Sequence[str], pools: Sequence[str], *, agent: bool = False
-) -> int:
+def run_workers(fleet: Fleet, slots: Slots, hosts: Sequence[str], pools: Sequence[str], *, agent: bool = False) -> int:
     """Run a worker, and one for restores beside it, until Ctrl-C, SIGTERM or until both are drained.
 
     An `agent` serves its hosts alone. Returns an exit code. Raises ConfigError.

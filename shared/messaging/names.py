@@ -7,7 +7,6 @@ two are turned into each other where Celery is: in `app` and in a worker's prese
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shared.ledger.keys import realm_prefix
