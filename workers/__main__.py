@@ -52,7 +52,6 @@ def _leave_with_the_terminal() -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m workers", description="A worker of Holdfast.")
     parser.add_argument("--config", required=True, help="the fleet's file")
-    parser.add_argument("--role", choices=ROLES, default=ALL, help="which kinds of runs it takes")
     parser.add_argument("--log-file", default="", help="where to log in place of standard error")
     parser.add_argument("--concurrency", type=int, default=2, help="runs at a time")
     parser.add_argument("--host", action="append", default=[], help="serve the sources of this host, too")
