@@ -50,7 +50,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
             f"regions: {{local: {{broker: '{server.url}'}}}}\n"
         )
         agents = [
-            shop.start("-c", f"{name}.yaml", "worker", "start", "--host", name, "--no-pools")
+            shop.start("-c", f"{name}.yaml", "worker", "start", "--restores", "0", "--host", name, "--no-pools")
             for name in ("a", "b", "c")
         ]
         try:

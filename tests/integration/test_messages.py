@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from shared.config.watch import FleetWatch
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Run, RunKind, RunRequest, RunState, Word, new_run_id
 from shared.messaging.app import make_app
@@ -206,7 +207,7 @@ def failed(scene: Scene, context: WorkerContext, ledger: Ledger, source: str, **
 def test_a_run_of_another_hosts_source_is_refused(scene: Scene, realm: str, source: str, said: str) -> None:
     """Moved since it was opened, or forged: one machine's files never pass for those of another."""
     ledger = scene.ledger.realm(realm)
-    run = failed(scene, WorkerContext(scene.small.fleet, ["db1", "db2"]), ledger, source)
+    run = failed(scene, WorkerContext(FleetWatch(scene.small.path), ["db1", "db2"]), ledger, source)
     assert (run.error, run.exit_code) == (f"{said}. Was it moved? Ask again: holdfast backup {source}", 10)
 
 
@@ -217,13 +218,15 @@ def test_a_ring_for_another_hosts_run_is_left_to_that_host(scene: Scene) -> None
     mine.open(request)
     before = mine.client.hgetall(mine.keys.run(request.id))
     for hosts in ([], ["db2"]):
-        assert execute(scene.app, WorkerContext(scene.small.fleet, hosts), request.id) is None
+        assert execute(scene.app, WorkerContext(FleetWatch(scene.small.path), hosts), request.id) is None
     assert mine.client.hgetall(mine.keys.run(request.id)) == before
     mine.cancel(request.id, "the test")
 
 
 def test_what_a_newer_release_asks_for_besides_is_refused_by_its_name(scene: Scene) -> None:
     """Never is something else done than what was asked for."""
-    run = failed(scene, WorkerContext(scene.small.fleet), scene.ledger, "web1", options={"only_changed": True})
+    run = failed(
+        scene, WorkerContext(FleetWatch(scene.small.path)), scene.ledger, "web1", options={"only_changed": True}
+    )
     assert run.error.startswith("a backup has no option 'only_changed'. There are: none. ")
     assert run.exit_code == 10

@@ -126,7 +126,7 @@ def test_a_worker_that_is_rung_for_a_newer_run_leaves_it_to_others(ledger: Ledge
     before = [ledger.client.hgetall(ledger.keys.run(run_id)) for run_id in (kind, state)]
     app = make_app(small.fleet.broker_url() or "")
     with capture_logs() as logs:
-        assert [execute(app, WorkerContext(small.fleet), run_id) for run_id in (kind, state)] == [None, None]
+        assert [execute(app, WorkerContext(FleetWatch(small.path)), run_id) for run_id in (kind, state)] == [None, None]
     app.close()
     assert [ledger.client.hgetall(ledger.keys.run(run_id)) for run_id in (kind, state)] == before
     assert [(one["run"], one["event"]) for one in logs] == [(kind, "a run of a kind that this release does not know")]
