@@ -18,8 +18,8 @@ _GOOD = {RunState.SUCCEEDED, RunState.INCOMPLETE}
 _BAD = {RunState.FAILED, RunState.CANCELLED}
 
 _KEYS = re.compile(
-    rf"hf:(?:h:{HOST}:)?(?:ledger|counter|open|recent|pulse|workers"
-    r"|run:[0-9a-f]{32}(?::packs|:children)?|(?:history|backup|evidence):s\d{3}|worker:[^:]+)"
+    rf"hf:(?:h:{HOST}:)?(?:ledger|counter|counts|open|recent|pulse|workers"
+    r"|run:[0-9a-f]{32}(?::packs|:children)?|(?:history|evidence):s\d{3}|worker:[^:]+)"
     r"|hf:beat(?::.+|.+)?"
     r"|_kombu\.binding(?:_permanent)?\.[a-z0-9._-]+|_kombu\.binding_deadlines|unacked(?:_index|_mutex)?|holdfast\.events\.replication"
 )

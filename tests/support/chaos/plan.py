@@ -48,7 +48,7 @@ _LASTS = {
 }
 _REDIS = [fault for fault in Fault if fault.name.startswith("REDIS")]
 _PROCESSES = [fault for fault in Fault if fault not in _REDIS]
-_REDIS_PAUSE = (10.0, 25.0)  # seconds after each, at pace 1
+_REDIS_PAUSE = (8.0, 20.0)  # seconds after each, at pace 1
 _PROCESS_PAUSE = (4.0, 16.0)
 
 
