@@ -159,6 +159,7 @@ def _policy(fleet: Fleet, policy: Policy) -> dict[str, Any]:
     shown |= {key: str(when) for key in ("full", "incremental") if (when := getattr(policy, key)) is not None}
     shown["timezone"] = policy.timezone
     shown |= {key: duration(value) for key in ("rpo", "rto") if (value := getattr(policy, key)) is not None}
+    shown["attempts"] = policy.attempts
     if policy.copies is not None:
         shown["copies"] = policy.copies.model_dump(mode="json", exclude_none=True)
     if policy.retention is not None:

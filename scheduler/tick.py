@@ -134,6 +134,7 @@ def _wanted(
             policy=policy.id,
             slot=run.slot,
             queue=queue_of(run.kind, fleet.source(one.source)),
+            attempts=policy.attempts,
         )
         wanted.append((one, request))
     return wanted

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from shared.ledger.calls import ATTEMPTS
 from shared.ledger.errors import LedgerAway
 from shared.ledger.lease import Lease, boot_clock
 from shared.ledger.model import RunState, Word
@@ -213,7 +212,7 @@ class Supervisor:
             if code != HelperDied.exit_code:  # a helper that was killed is a death as the engine's own
                 return self._finish(RunState.FAILED, {}, error, code if isinstance(code, int) else 1)
         died = self.lease.deaths + 1
-        if died < ATTEMPTS:
+        if died < self.request.attempts:
             return self._release(error, pause=2.0**died)
         return self._finish(RunState.FAILED, {}, f"given up after {died} attempts; the last: {error}", 1)
 

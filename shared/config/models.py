@@ -129,6 +129,7 @@ class Policy(Named):
     rpo: Duration | None = None
     rto: Duration | None = None
     retention: Retention | None = None
+    attempts: Annotated[int, whole_number(" of attempts", least=1)] = 5  # that may die: the ledger's own default
 
     @model_validator(mode="after")
     def _wants_something(self) -> Self:

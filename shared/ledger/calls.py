@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shared.ledger.codec import encode_request, milliseconds
-from shared.ledger.model import Opened
+from shared.ledger.model import ATTEMPTS, Opened
 
 if TYPE_CHECKING:
     from shared.ledger.keys import Keys
@@ -16,7 +16,6 @@ RING_AGAIN = 15.0  # seconds after which a ring that nobody followed is repeated
 RING_AGAIN_AT_MOST = 600.0
 RETRY_FIRST = 30.0  # seconds before a failed slot is opened again, doubled with each attempt
 RETRY_AT_MOST = 3600.0
-ATTEMPTS = 5  # attempts that may die without a word before the run counts as failed
 REMEMBERED = 30 * 86400.0  # seconds for which an ended run is kept
 JOURNAL_KEPT = 7 * 86400.0
 RECENT = 1000
@@ -43,7 +42,7 @@ def opened(request: RunRequest, answer: str) -> tuple[Opened, str]:
     return Opened(word), other or request.id
 
 
-def reap_arguments(*, attempts: int = ATTEMPTS, spared: bool) -> list[object]:
+def reap_arguments(*, spared: bool) -> list[object]:
     """The own arguments of REAP. `spared`: leases that ran out are left alone for now."""
     rings = [milliseconds(RING_AGAIN), milliseconds(RING_AGAIN_AT_MOST)]
-    return [*rings, attempts, milliseconds(RETRY_FIRST), milliseconds(RETRY_AT_MOST), int(spared)]
+    return [*rings, ATTEMPTS, milliseconds(RETRY_FIRST), milliseconds(RETRY_AT_MOST), int(spared)]

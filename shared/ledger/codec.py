@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from shared.ledger.model import Attempt, Run, RunKind, RunRequest, RunState
+from shared.ledger.model import ATTEMPTS, Attempt, Run, RunKind, RunRequest, RunState
 
 ERROR_AT_MOST = 1000  # characters of an error that are kept
 
@@ -30,6 +30,7 @@ def encode_request(request: RunRequest) -> list[str]:
         "queue": request.queue,
         "options": json.dumps(dict(request.options)) if request.options else "",
         "parent": request.parent,
+        "tries": str(request.attempts) if request.attempts != ATTEMPTS else "",
     }
     return [text for name, value in fields.items() if value for text in (name, value)]
 
@@ -45,6 +46,7 @@ def decode_run(fields: Mapping[str, str], host: str) -> Run:
         queue=fields.get("queue", ""),
         options=json.loads(fields.get("options", "{}")),
         parent=fields.get("parent", ""),
+        attempts=int(fields.get("tries", ATTEMPTS)),
     )
     return Run(
         request=request,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from shared.ledger import scripts, sweep
 from shared.ledger.calls import (
-    ATTEMPTS,
     HISTORY,
     JOINS_ANY,
     JOURNAL_KEPT,
@@ -159,9 +158,9 @@ class Ledger:
         """
         return Word(self._run(scripts.CANCEL, run_id, [error_text(by) or "somebody"]))
 
-    def reap(self, *, attempts: int = ATTEMPTS) -> list[Run]:
+    def reap(self) -> list[Run]:
         """See after this realm's runs whose lease ran out, or whose last ring nobody followed: see `sweep.reap`."""
-        return sweep.reap(self, [self.host], attempts=attempts).runs
+        return sweep.reap(self, [self.host]).runs
 
     def amend(self, run_id: str, state: RunState, result: Mapping[str, object]) -> Word:
         """A run that was given up, or cancelled when its worker was dead, had done its work: its snapshot stands.

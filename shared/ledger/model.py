@@ -19,10 +19,10 @@ of a failed slot, whose turn has come again:
     or `unknown` where there is no such run any more (Redis was wiped).
     (1) claimed, if the lease ran out, or is the claimer's own.  (2) `finished` for the one who finished it.
     (3) after a pause that doubles with each attempt; before that it `waits`.
-    (4) rung again when due.  (5) if its lease ran out: then its holder is fenced. Failed after a bounded number of
-    attempts that died.  (6) the holder is told by renew, flushes, and ends it as cancelled; cancelled at once if the
-    lease ran out. Where cancel was asked for, release, reap, a claim of a lease that ran out, and a finish as failed
-    all end in cancelled: nothing rings for it again.
+    (4) rung again when due.  (5) if its lease ran out: then its holder is fenced. Failed after as many attempts
+    that died as its policy allows.  (6) the holder is told by renew, flushes, and ends it as cancelled; cancelled at
+    once if the lease ran out. Where cancel was asked for, release, reap, a claim of a lease that ran out, and a finish
+    as failed all end in cancelled: nothing rings for it again.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Self
+
+ATTEMPTS = 5  # attempts that may die without a word before a run counts as failed, unless its policy says otherwise
 
 
 class _Open(StrEnum):
@@ -146,6 +148,7 @@ class RunRequest:
     queue: str = ""  # where it is rung
     options: Mapping[str, object] = field(default_factory=dict)  # JSON; what differs from the configuration; no secrets
     parent: str = ""  # the id of the run that wanted this one; empty: none
+    attempts: int = ATTEMPTS  # that may die before it counts as failed: its policy's, when it was opened
 
 
 @dataclass(frozen=True, slots=True)

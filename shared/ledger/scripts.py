@@ -81,7 +81,8 @@ if token ~= args[1] then return 'lost' end
 
 # args: ms until it is rung again, the parent's id or empty, the source of a backup or empty, which backup of its source
 # it joins (`any`, one of a kind, or empty for none), then field and value, ...
-# Answers `joined` and an id where it joined another run
+# Answers `joined` and an id where it joined another run.
+# A slot that is opened again is what the request says now: its queue or its policy's attempts may have changed
 OPEN = (
     _HEAD
     + """
@@ -113,7 +114,8 @@ if state == 'failed' then
   if now < tonumber(retry or '0') then return 'waits' end
   if by then attempt_over(ended, why or '') end
   redis.call('HSET', run, 'state', 'queued', 'rings', 1)
-  redis.call('HDEL', run, 'ended', 'retry', 'finisher', 'result', 'exit_code')
+  redis.call('HDEL', run, 'ended', 'retry', 'finisher', 'result', 'exit_code', 'tries')
+  redis.call('HSET', run, unpack(args, 5))
   redis.call('PERSIST', run)
   redis.call('ZADD', open, now + args[1], id)
   redis.call('LREM', prefix .. 'recent', 0, id)
@@ -243,8 +245,8 @@ return 0
 """
 
 # args: ms until a run that was just rung is rung again (doubled at each ring), at most this many ms; attempts that may
-# die; pause in ms before a failed slot is opened again (doubled at each attempt), at most this many ms; 1 where a lease
-# that ran out is to be spared.
+# die where the run does not say (`tries`); pause in ms before a failed slot is opened again (doubled at each attempt),
+# at most this many ms; 1 where a lease that ran out is to be spared.
 # Answers 1 where something was done: the run is to be rung if it is queued now, and is over if not.
 REAP = (
     _HEAD
@@ -261,7 +263,7 @@ if state == 'claimed' or state == 'running' then
     cancelled()
     return 1
   end
-  if deaths >= tonumber(args[3]) then
+  if deaths >= tonumber(redis.call('HGET', run, 'tries') or args[3]) then
     local pause = math.min(args[4] * 2 ^ (redis.call('HGET', run, 'attempt') - 1), args[5])
     redis.call('HSET', run, 'retry', now + pause)
     final('failed', 'given up after ' .. deaths .. ' attempts; the last: its worker stopped answering', 1)

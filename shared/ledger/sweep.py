@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from shared.ledger import scripts
-from shared.ledger.calls import ATTEMPTS, JOINS_ANY, open_arguments, opened, reap_arguments, transition
+from shared.ledger.calls import JOINS_ANY, open_arguments, opened, reap_arguments, transition
 from shared.ledger.codec import decode_run, milliseconds
 from shared.ledger.guard import guarded
 from shared.ledger.keys import Keys
@@ -105,10 +105,11 @@ class Reaped:
     fenced: list[str]  # hosts in whose realm a holder was fenced, so that its repository lock may still stand
 
 
-def reap(pools: Ledger, hosts: Sequence[str], *, attempts: int = ATTEMPTS) -> Reaped:
+def reap(pools: Ledger, hosts: Sequence[str]) -> Reaped:
     """See after the runs of these realms whose lease ran out, or whose last ring nobody followed.
 
-    A run fails after so many `attempts` that died, and is CANCELLED where somebody had asked for that.
+    A run fails after as many attempts that died as its request allows, and is CANCELLED where somebody had asked for
+    that.
 
     Where nobody has looked for long, as Redis or the scheduler was away, their holders could not renew either: they
     get the time of a lease to do so first, or a minute's outage would end every backup under way.
@@ -119,7 +120,7 @@ def reap(pools: Ledger, hosts: Sequence[str], *, attempts: int = ATTEMPTS) -> Re
     spared = bool(guarded(lambda: pulse(keys=[pools.keys.pulse], args=spares)))
     waiting = _waiting(pools, hosts)
     due = [(host, run_id) for host, ids, _ in waiting for run_id in ids]
-    own = reap_arguments(attempts=attempts, spared=spared)
+    own = reap_arguments(spared=spared)
     script = pools.client.register_script(scripts.REAP)
 
     def act(pipe: Pipeline, one: tuple[str, str]) -> None:

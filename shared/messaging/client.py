@@ -14,7 +14,7 @@ from shared.ledger.calls import REMEMBERED
 from shared.ledger.connect import connect
 from shared.ledger.errors import AmbiguousRun, LedgerAway, RunNotOver, UnknownRun, UnknownWorker
 from shared.ledger.ledger import Ledger
-from shared.ledger.model import Run, RunKind, RunRequest, RunState, Word, new_run_id
+from shared.ledger.model import ATTEMPTS, Run, RunKind, RunRequest, RunState, Word, new_run_id
 from shared.ledger.roll import Roll, WorkerInfo, worker_of
 from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url
@@ -56,6 +56,7 @@ def open_and_ring(
         policy=policy.id if policy else "",
         queue=host_restore_queue(host) if host else queue_of(kind, facts),
         options=dict(options or {}),
+        attempts=policy.attempts if policy else ATTEMPTS,
     )
     if kind.is_backup and not options:
         _, run_id = ledger.open_backup(request, joins=RunKind.FULL if kind is RunKind.FULL else None)

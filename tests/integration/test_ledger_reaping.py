@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from shared.ledger.ledger import Ledger
-from shared.ledger.model import Opened, RunState, Word
+from shared.ledger.model import ATTEMPTS, Opened, RunState, Word
 from tests.support.ledgers import a_run, claimed, expire, own_ledger
 
 SHORT = 0.15  # seconds of a lease that a test lets run out
@@ -108,7 +109,7 @@ def test_each_attempt_is_kept_with_its_error(ledger: Ledger, monkeypatch: pytest
 
 def test_a_run_whose_workers_keep_dying_is_given_up(ledger: Ledger) -> None:
     """After so many deaths, not counting workers that gave it back; it says so, and its slot waits as a failed one."""
-    request = a_run()
+    request = replace(a_run(), attempts=3)
     ledger.open(request)
     for _ in range(3):
         ledger.release(claimed(ledger, request.id))
@@ -116,7 +117,7 @@ def test_a_run_whose_workers_keep_dying_is_given_up(ledger: Ledger) -> None:
         lease = claimed(ledger, request.id)
         assert lease.deaths == number - 1
         expire(ledger, request.id)
-        (run,) = ledger.reap(attempts=3)
+        (run,) = ledger.reap()
     assert (run.state, run.error, run.attempt) == (
         RunState.FAILED,
         "given up after 3 attempts; the last: its worker stopped answering",
@@ -124,6 +125,27 @@ def test_a_run_whose_workers_keep_dying_is_given_up(ledger: Ledger) -> None:
     )
     assert ledger.open(request) is Opened.WAITS
     assert ledger.open_runs() == []
+
+
+def test_how_often_a_run_may_die_travels_with_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that says nothing may die five times; a slot that is opened again is what its policy says by then."""
+    monkeypatch.setattr("shared.ledger.calls.RETRY_FIRST", 0.0)
+    monkeypatch.setattr("shared.ledger.ledger.RETRY_FIRST", 0.0)
+    usual, once = a_run("web1"), replace(a_run("web2"), attempts=1)
+    for request in (usual, once):
+        ledger.open(request)
+        claimed(ledger, request.id)
+        expire(ledger, request.id)
+    assert {run.id: run.state for run in ledger.reap()} == {usual.id: RunState.QUEUED, once.id: RunState.FAILED}
+    got = [run.request.attempts for request in (usual, once) if (run := ledger.get(request.id))]
+    assert got == [ATTEMPTS, 1] == [5, 1]
+    assert ledger.client.hget(ledger.keys.run(usual.id), "tries") is None
+    for attempts in (2, ATTEMPTS):
+        assert ledger.open(replace(once, attempts=attempts)) is Opened.REOPENED
+        run = ledger.get(once.id)
+        assert run is not None
+        assert run.request.attempts == attempts
+        ledger.finish(claimed(ledger, once.id), RunState.FAILED)
 
 
 def test_a_fence_is_noted_until_it_is_dealt_with(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from scheduler import reaper
 from scheduler.reaper import Unlocker, reap
 from scheduler.tick import tick
 from shared.ledger.ledger import Ledger
-from shared.ledger.model import Evidence, RunKind, RunState, Word
+from shared.ledger.model import ATTEMPTS, Evidence, RunKind, RunState, Word
 from shared.repository.committed import COMMITS
 from shared.repository.locks import read_locks
 from shared.repository.repository import Repository
@@ -209,7 +209,7 @@ def test_a_tick_reaps_unlocks_and_tells_what_it_gave_up(ledger: Ledger, small: S
     """A run that has died five times is not rung again, and its slot waits."""
     repository = create(small)
     run_id = dead(small, ledger)
-    ledger.client.hset(ledger.keys.run(run_id), "deaths", 4)
+    ledger.client.hset(ledger.keys.run(run_id), "deaths", ATTEMPTS - 1)
     lock(small, repository, f"web1/holdfast/{run_id}", age=10)
     assert ledger.claim(run_id, "dead:2").lease is not None
     ledger.client.hset(ledger.keys.run(run_id), "lease", 0)

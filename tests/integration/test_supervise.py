@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -131,6 +131,16 @@ def test_an_engine_that_always_dies_fails_the_run(scene: Scene) -> None:
     words = [scene.supervise().word for _ in range(5)]
     assert words == [Word.RELEASED] * 4 + [Word.FINISHED]
     assert scene.state is RunState.FAILED
+
+
+def test_a_policy_says_how_often_an_engine_may_die(scene: Scene) -> None:
+    """The number came with the run: the supervisor asks no configuration."""
+    scene.request = replace(a_run(), attempts=2)
+    scene.ledger.open(scene.request)
+    scene.small.behave("crash")
+    outcomes = [scene.supervise() for _ in range(2)]
+    assert [one.word for one in outcomes] == [Word.RELEASED, Word.FINISHED]
+    assert outcomes[1].error == "given up after 2 attempts; the last: the engine ended without a word (exit code -9)"
 
 
 def test_a_worker_that_ends_gives_its_run_back(scene: Scene) -> None:

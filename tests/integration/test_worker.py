@@ -95,6 +95,15 @@ def scene(tmp_path: object) -> Iterator[Scene]:
         scene.app.close()
 
 
+def test_a_run_takes_its_policys_attempts_with_it(tmp_path: os.PathLike[str]) -> None:
+    """Opened by the tick or by a person: whoever reaps it later knows how often it may die."""
+    with own_ledger(os.path.join(tmp_path, "valkey")) as (ledger, server):
+        scene = Scene(SmallFleet(str(tmp_path), broker=server.url, policy="full: 1d, attempts: 7"), ledger)
+        ids = [*scene.tick(), open_and_ring(scene.fleet, RunKind.VERIFY, "web1")]
+        scene.app.close()
+        assert [run.request.attempts for run_id in ids if (run := ledger.get(run_id))] == [7, 7]
+
+
 def contents(ledger: Ledger, key: str) -> object:
     """What a key of any type holds."""
     redis = ledger.client

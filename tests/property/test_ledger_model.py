@@ -125,7 +125,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.act("open")
         slot = f"2026-03-04T02:{len(self.requests):02}:00Z"
         run_id = run_id_for_slot("web1", "all", RunKind.FULL, slot)
-        request = RunRequest(run_id, RunKind.FULL, "web1", policy="all", slot=slot, queue="backup")
+        request = RunRequest(run_id, RunKind.FULL, "web1", policy="all", slot=slot, queue="backup", attempts=ATTEMPTS)
         self.requests.append(request)
         assert self.ledger.open(request) is Opened.OPENED
         self.known[run_id] = Known()
@@ -269,7 +269,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 else:
                     run.state = "queued"
             expected[run_id] = run.state
-        assert {run.id: run.state.value for run in self.ledger.reap(attempts=ATTEMPTS)} == expected
+        assert {run.id: run.state.value for run in self.ledger.reap()} == expected
 
     @precondition(lambda self: any(run.token for run in self.known.values()))
     @rule(lease=leases)
@@ -365,7 +365,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.ledger.client.hset(self.ledger.keys.run(run_id), "lease", 0)
             if not run.final:
                 self.ledger.client.zadd(self.ledger.keys.open, {run_id: 0})
-        for rung in self.ledger.reap(attempts=ATTEMPTS):
+        for rung in self.ledger.reap():
             if not rung.state.is_final:
                 lease = self.ledger.claim(rung.id, "last@h:9").lease
                 assert lease is not None

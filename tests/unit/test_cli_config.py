@@ -129,6 +129,7 @@ def test_show_says_what_it_amounts_to(capsys: pytest.CaptureFixture[str]) -> Non
         "incremental": "15m",
         "timezone": "UTC",
         "rpo": "1h30m",
+        "attempts": 5,
         "sources": ["db/orders"],
     }
     assert got["policies"]["web"]["retention"] == {"keep_daily": 7, "keep_within": "2d"}

@@ -40,7 +40,7 @@ def test_every_state_is_explained(page: str) -> None:
         f"after {calls.RING_AGAIN:.0f} s, doubled each time",
         f"every {calls.RING_AGAIN_AT_MOST / 60:.0f} minutes at most",
         f"After a pause: {calls.RETRY_FIRST:.0f} s, doubled with each attempt, an hour at most",
-        f"given up after {calls.ATTEMPTS} attempts",
+        f"given up after {model.ATTEMPTS} attempts",
         f"tried again every {reaper.AGAIN:.0f} s",
         f"{supervise.STOP_GRACE:.0f} s at most, then it is killed",
         f"{calls.REMEMBERED / 86400:.0f} days, and the last {calls.HISTORY} of each source",
