@@ -15,6 +15,7 @@ from shared.errors import ConfigError
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
+    from shared.config.limits import SiteLimits
     from shared.config.models import Policy, Site, Source
     from shared.config.secrets import Credentials, Secret
 
@@ -39,6 +40,13 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "read_concurrency": fleet.defaults.read_concurrency or "one per core",
         },
         "exporter": {"listen": fleet.metrics_address or "off"},
+        "limits": {
+            "runs": fleet.limits.runs,
+            "cores": fleet.limits.cores or "all",
+            "nice": fleet.limits.nice,
+            "io": fleet.limits.io,
+            **_bandwidth(fleet.limits),
+        },
         "regions": {name: {"broker": _broker(region.broker)} for name, region in fleet.regions.items()},
         "sites": {name: _site(fleet, site) for name, site in fleet.sites.items()},
         "policies": {name: _policy(fleet, policy) for name, policy in fleet.policies.items()},
@@ -133,6 +141,14 @@ def size(count: int) -> str:
     return str(count)
 
 
+def rate(count: int) -> str:
+    """Bytes a second as the file would say them: `20 MB`, `512 KiB`."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "KB")):
+        if count % 1000**power == 0:
+            return f"{count // 1000**power} {unit}"
+    return size(count)
+
+
 def _lacking(key: str, wanted: str, source: Source) -> str:
     got = source.labels.get(key)
     if got == wanted:
@@ -149,7 +165,20 @@ def _site(fleet: Fleet, site: Site) -> dict[str, Any]:
         shown["credentials"] = _reference(site.credentials)
     if site.ca_file:
         shown["ca_file"] = site.ca_file
-    return {**shown, "connections": site.connections}
+    shown["connections"] = site.connections
+    return {**shown, "limits": limits} if (limits := _bandwidth(site.limits)) else shown
+
+
+def _bandwidth(limits: SiteLimits) -> dict[str, Any]:
+    """Either direction that has a limit, in the words of the file."""
+    shown: dict[str, Any] = {}
+    for key, line in (("upload", limits.upload), ("download", limits.download)):
+        if line is not None:
+            shown[key] = {"rate": rate(line.rate) if line.rate else "unlimited"}
+            if line.windows:
+                windows = [{"hours": str(one.hours), "rate": rate(one.rate)} for one in line.windows]
+                shown[key] |= {"windows": windows, "timezone": line.timezone or "this machine's"}
+    return shown
 
 
 def _policy(fleet: Fleet, policy: Policy) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _leave_with_the_terminal()
     queues = worker_queues(options.role, options.host, options.pool, agent=options.no_pools)
     name = f"{RESTORE if options.role == RESTORE else 'worker'}-{os.getpid()}@{socket.gethostname()}"
-    code = start_worker(app, queues, name=name, concurrency=options.concurrency)
+    code = start_worker(app, queues, name=name, concurrency=options.concurrency or context.config.fleet.limits.runs)
     return DRAINED if context.is_drained else code
 
 
@@ -53,7 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m workers", description="A worker of Holdfast.")
     parser.add_argument("--config", required=True, help="the fleet's file")
     parser.add_argument("--log-file", default="", help="where to log in place of standard error")
-    parser.add_argument("--concurrency", type=int, default=2, help="runs at a time")
+    parser.add_argument("--concurrency", type=int, help="runs at a time; by default limits.runs says it")
     parser.add_argument("--host", action="append", default=[], help="serve the sources of this host, too")
     parser.add_argument("--pool", action="append", default=[], help="serve the sources of this pool, too")
     parser.add_argument("--no-pools", action="store_true", help="serve no pool: an agent of its --host alone")

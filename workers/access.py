@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from shared.errors import ConfigError
 from shared.repository.indexcache import IndexCache, Location
@@ -17,6 +18,11 @@ from shared.repository.repository import Repository
 from shared.storage.api import ObjectStore
 from shared.storage.open import open_store, parse_url
 from workers.backup.spec import SiteSpec
+
+if TYPE_CHECKING:
+    from shared.storage.throttled import Throttle
+
+Look = Callable[[], bool]  # what whoever waits for a line looks at: whether to go on at once. It may raise
 
 
 def is_remote(site: SiteSpec) -> bool:
@@ -28,10 +34,12 @@ def preload(site: SiteSpec) -> None:
     """Import what the site's kind of store needs before helpers are forked: they then share those pages."""
     importlib.import_module("shared.storage.s3" if is_remote(site) else "shared.storage.directory")
     importlib.import_module("shared.repository.indexcache")
+    if site.lines:
+        importlib.import_module("shared.storage.throttled")
 
 
-def open_site(site: SiteSpec, *, connections: int = 0) -> ObjectStore:
-    """The site's store. Raises StorageError."""
+def open_site(site: SiteSpec, *, connections: int = 0, look: Look | None = None) -> ObjectStore:
+    """The site's store, at the pace of its lines. Raises StorageError."""
     from shared.storage.credentials import (
         CredentialsProvider,
         CredentialsSpec,
@@ -52,12 +60,26 @@ def open_site(site: SiteSpec, *, connections: int = 0) -> ObjectStore:
         ca_file=site.ca_file or None,
         connections=connections or site.connections,
         name=site.id,
+        throttle=_throttle(site, look) if site.lines else None,
     )
 
 
-def repository_store(site: SiteSpec, repository: str, *, connections: int = 0) -> ObjectStore:
+def _throttle(site: SiteSpec, look: Look | None) -> Throttle:
+    from shared.storage.bucket import Bucket
+    from shared.storage.rates import Rates
+    from shared.storage.throttled import Pacer, Throttle, wait_on
+
+    def pacer(direction: str) -> Pacer | None:
+        lines = [line for line in site.lines if line["direction"] == direction]
+        buckets = [Bucket(line["bucket"], Rates.from_json(line)) for line in lines]
+        return Pacer(buckets, look or wait_on) if buckets else None
+
+    return Throttle(pacer("upload"), pacer("download"))
+
+
+def repository_store(site: SiteSpec, repository: str, *, connections: int = 0, look: Look | None = None) -> ObjectStore:
     """The store as seen from below the repository; an empty id is a repository at the site's own top."""
-    store = open_site(site, connections=connections)
+    store = open_site(site, connections=connections, look=look)
     return store.below(f"repos/{repository}") if repository else store
 
 

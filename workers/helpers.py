@@ -83,6 +83,14 @@ class Channel:
         """Whether something has come that `receive` would not have to wait for."""
         return bool(self._buffer) or bool(self._poll.poll(0))
 
+    def look(self) -> bool:
+        """For what waits long, in any thread: raises CoordinatorGone once the other end is closed; else False."""
+        poll = select.poll()  # one of its own: a poll object is for one thread
+        poll.register(self._sock, select.POLLRDHUP)
+        if poll.poll(0):
+            raise CoordinatorGone
+        return False
+
     def receive(self) -> Any:
         """The next message; waits for it. Raises CoordinatorGone."""
         while True:

@@ -16,6 +16,7 @@ from shared.errors import ConfigError
 from shared.ledger.model import RunKind, RunRequest
 from workers.backup.spec import BackupSpec, Selection, SiteSpec
 from workers.engine_process import module_command
+from workers.limits import EngineLimits
 from workers.maintenance.spec import VerifySpec
 from workers.restore.spec import RestoreSpec
 
@@ -32,7 +33,8 @@ ENGINES = {
 }
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
-_FIXED = {"site", "repository", "passwords", "fleet_secret", "recovery_password", "run", "cache_dir", "state_dir"}
+_SECRET = {"passwords", "fleet_secret", "recovery_password"}
+_FIXED = {"site", "repository", "run", "cache_dir", "state_dir", "limits", *_SECRET}
 _FIXED |= {"within"}  # and where it may write
 
 
@@ -77,7 +79,13 @@ def site_spec(fleet: Fleet, site: str) -> SiteSpec:
         credentials_command=command if isinstance(command, list) else [],
         ca_file=access.ca_file or "",
         connections=access.connections,
+        lines=fleet.lines(site),
     )
+
+
+def engine_limits(fleet: Fleet) -> EngineLimits:
+    """What the engines of this machine may take of it."""
+    return EngineLimits(fleet.limits.cores, fleet.limits.nice, fleet.limits.io)
 
 
 def backup_spec(
@@ -123,6 +131,7 @@ def backup_spec(
         compression_level=_LEVELS[fleet.defaults.compression],
         pack_size=fleet.defaults.pack_size,
         helpers=fleet.defaults.read_concurrency,
+        limits=engine_limits(fleet),
     )
 
 
@@ -140,6 +149,7 @@ def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Re
         "passwords": passwords(fleet, repository),
         "cache_dir": fleet.cache_dir,
         "state_dir": fleet.state_dir,
+        "limits": engine_limits(fleet),
     }
     return RestoreSpec(**given)
 
@@ -158,6 +168,7 @@ def verify_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Ver
         "repository": repository,
         "passwords": passwords(fleet, repository),
         "cache_dir": fleet.cache_dir,
+        "limits": engine_limits(fleet),
     }
     return VerifySpec(**given)
 

@@ -29,13 +29,13 @@ Examples:
   holdfast up --status            # what runs, and where its logs are
   holdfast -c /etc/holdfast/holdfast.yaml up --concurrency 4""",
 )
-@click.option("--concurrency", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at once.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Runs at once; by default limits.runs says it.")
 @click.option("--restores", type=click.IntRange(min=0), default=1, show_default=True, help=RESTORES_HELP)
 @click.option("--detach", "-d", is_flag=True, help="Go on in the background, once all has started.")
 @click.option("--status", is_flag=True, help="Show what is up here, and start nothing. Exit code 1: nothing is.")
 @global_options
 @pass_app
-def command(app: App, concurrency: int, restores: int, detach: bool, status: bool) -> int:
+def command(app: App, concurrency: int | None, restores: int, detach: bool, status: bool) -> int:
     """Run everything on this machine: scheduler, workers, exporter and, unless the configuration names one, Redis.
 
     What dies is started again, and a changed configuration is followed. Ctrl-C, SIGTERM or `holdfast down` stops all
@@ -50,7 +50,7 @@ def command(app: App, concurrency: int, restores: int, detach: bool, status: boo
     config = FleetWatch(app.config_path)
     for note in config.fleet.not_done():
         app.warn(note)
-    slots = Slots(concurrency, restores)
+    slots = Slots(concurrency or config.fleet.limits.runs, restores)
     return _detach(app, config, slots) if detach else run_up(config, slots)
 
 

@@ -48,12 +48,12 @@ Examples:
 @click.option("--host", "hosts", multiple=True, metavar="HOST", help="Serve the sources of this host, too.")
 @click.option("--pool", "pools", multiple=True, metavar="POOL", help="Serve the sources of this pool, too.")
 @click.option("--no-pools", is_flag=True, help="Serve no pool, but the named hosts alone: an agent.")
-@click.option("--concurrency", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at once.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Runs at once; by default limits.runs says it.")
 @click.option("--restores", type=click.IntRange(min=0), default=1, show_default=True, help=RESTORES_HELP)
 @global_options
 @pass_app
 def start_worker(
-    app: App, hosts: tuple[str, ...], pools: tuple[str, ...], no_pools: bool, concurrency: int, restores: int
+    app: App, hosts: tuple[str, ...], pools: tuple[str, ...], no_pools: bool, concurrency: int | None, restores: int
 ) -> int:
     """Run a worker here until Ctrl-C, SIGTERM or `worker drain`; it logs to standard error.
 
@@ -72,15 +72,16 @@ def start_worker(
         ("pool", pools, {source.pool for source in fleet.sources.values()}),
     ):
         _warn_of_unknown(app, kind, given, sorted(name for name in known if name))
+    slots = concurrency or fleet.limits.runs
     if restores:
         from workers.parts import Slots
         from workers.services import run_workers
 
-        return run_workers(fleet, Slots(concurrency, restores), hosts, pools, agent=no_pools)
+        return run_workers(fleet, Slots(slots, restores), hosts, pools, agent=no_pools)
     from workers.__main__ import main
     from workers.children import DRAINED
 
-    arguments = ["--config", fleet.path, "--concurrency", str(concurrency)]
+    arguments = ["--config", fleet.path, "--concurrency", str(slots)]
     arguments += ["--no-pools"] if no_pools else []
     for host in hosts:
         arguments += ["--host", host]

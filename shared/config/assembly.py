@@ -20,7 +20,7 @@ from shared.config.problems import ConfigInvalid, Path, Problem, found
 from shared.errors import ConfigError
 
 FRAGMENTS = "conf.d"
-_SECTIONS = frozenset({"defaults", "regions", "sites", "policies", "sources"})
+_SECTIONS = frozenset({"defaults", "limits", "regions", "sites", "policies", "sources"})
 _INCLUDE = "include"
 _FILE_AT_MOST = 64 << 20  # bytes
 _HINT = "`holdfast init` writes one; --config or $HOLDFAST_CONFIG names another"

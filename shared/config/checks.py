@@ -10,6 +10,7 @@ from shared.config.problems import Path, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from shared.config.limits import SiteLimits
     from shared.config.models import FleetFile, Policy, Source
 
 DEFAULT_REGION = "local"
@@ -23,6 +24,7 @@ def check(file: FleetFile) -> Iterator[tuple[Path, str]]:
     yield from _repositories(file)
     for number, host in enumerate(file.hosts):
         yield from _host(("hosts", number), host)
+    yield from _limits(file)
     for name, source in file.sources.items():
         yield from _host(("sources", name, "host"), source.host or "")
         if source.hooks is not None:
@@ -81,7 +83,7 @@ def _policies(file: FleetFile) -> Iterator[tuple[Path, str]]:
             reason = f"expected at most {len(keeping) - 1}, with {len(keeping)} sites and one of them primary"
             yield (*place, "copies", "number"), reason
         if policy.timezone != "UTC" and not _is_timezone(policy.timezone):
-            yield (*place, "timezone"), f'expected a time zone as "Europe/Berlin", found "{policy.timezone}"'
+            yield (*place, "timezone"), _no_timezone(policy.timezone)
     yield from _shadowed(file)
 
 
@@ -113,6 +115,19 @@ def _repositories(file: FleetFile) -> Iterator[tuple[Path, str]]:
             if outer in ids:
                 key: Path = ("sources", name, "repository") if file.sources[name].repository else ("sources", name)
                 yield key, f"repository {repository} would lie inside repository {outer} of source {ids[outer]}"
+
+
+def _limits(file: FleetFile) -> Iterator[tuple[Path, str]]:
+    places: list[tuple[Path, SiteLimits]] = [(("limits",), file.limits)]
+    places += [(("sites", name, "limits"), site.limits) for name, site in file.sites.items()]
+    for place, limits in places:
+        for key, line in (("upload", limits.upload), ("download", limits.download)):
+            if line is not None and line.timezone and not _is_timezone(line.timezone):
+                yield (*place, key, "timezone"), _no_timezone(line.timezone)
+
+
+def _no_timezone(name: str) -> str:
+    return f'expected a time zone as "Europe/Berlin", found "{name}"'
 
 
 def _is_timezone(name: str) -> bool:

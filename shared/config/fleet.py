@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from shared.config import loader
 from shared.config.assembly import Seen
 from shared.config.checks import not_done, policy_of
+from shared.config.limits import Limits
 from shared.config.models import Defaults, FleetFile, Policy, Region, Site, Source
 from shared.config.problems import nearest
 from shared.config.secrets import Secret
@@ -49,6 +50,7 @@ class Fleet:
         self.defaults: Defaults = file.defaults
         self.hosts: tuple[str, ...] = _hosts(file)  # where there is, or may be, a worker of its own
         self.restore_to: tuple[str, ...] | None = file.restore_to
+        self.limits: Limits = file.limits
         self.secret = file.secret
         self.recovery_password: Secret = file.recovery_password
         self._file = file
@@ -149,6 +151,19 @@ class Fleet:
         site = self.site(name)
         credentials = site.credentials.reference(f"credentials of site {name}") if site.credentials else None
         return SiteAccess(name, site.url, credentials, site.ca_file, site.connections)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The limits of what passes between this machine and a site, as plain data: see `workers.access`.
+
+        Each is a line that all engines here share: of the machine, to all sites, and of the site. Raises ConfigError.
+        """
+        lines = []
+        for limits, suffix in ((self.limits, ""), (self.site(name).limits, f".{name}")):
+            for direction, line in (("upload", limits.upload), ("download", limits.download)):
+                if line is not None:
+                    bucket = os.path.join(self.cache_dir, "limits", f"{direction}{suffix}")
+                    lines.append({"direction": direction, "bucket": bucket, **line.rates().to_json()})
+        return lines
 
     def open_site(self, name: str, *, create: bool = False) -> ObjectStore:
         """Open a site's store. Raises ConfigError, StorageError."""

@@ -99,7 +99,9 @@ def _step(kind: Any, part: str | int) -> Any:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         info = kind.model_fields.get(str(part))
         return _plain(info.annotation) if info else None
-    return _plain(get_args(kind)[-1]) if get_origin(kind) is dict else None
+    if get_origin(kind) in {dict, tuple}:
+        return _plain(get_args(kind)[-1 if get_origin(kind) is dict else 0])
+    return None
 
 
 def _plain(kind: Any) -> Any:

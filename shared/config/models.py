@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, model_validator
 
 from shared.config.base import Model, Named
+from shared.config.limits import Limits, SiteLimits
 from shared.config.secrets import Credentials, FleetSecret, Secret
 from shared.config.values import (
     NAME,
@@ -52,6 +53,7 @@ class Site(Named):
     credentials: Credentials | None = None
     ca_file: BesidePath | None = None
     connections: Annotated[int, whole_number(" of connections", least=1, most=256)] = 8
+    limits: Annotated[SiteLimits, mapping_of("limits")] = SiteLimits()
 
     @property
     def is_s3(self) -> bool:
@@ -220,6 +222,7 @@ class FleetFile(Model):
     )
     defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()
     exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()
+    limits: Annotated[Limits, mapping_of("limits")] = Limits()
     regions: Annotated[dict[Name, Region], mapping_of("regions by name")] = Field(default_factory=dict)
     sites: Annotated[dict[Name, Site], mapping_of("sites by name")]
     policies: Annotated[dict[Name, Policy], mapping_of("policies by name")] = Field(default_factory=dict)

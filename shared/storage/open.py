@@ -13,6 +13,7 @@ from shared.storage.retry import DEFAULT_DEADLINE, RetryPolicy
 
 if TYPE_CHECKING:
     from shared.storage.credentials import CredentialsProvider, CredentialsSpec
+    from shared.storage.throttled import Throttle
 
 _FORMS = "Write /absolute/path, dir:/path, file:///path, or s3:https://host[:port]/bucket[/prefix]"
 
@@ -89,6 +90,7 @@ def open_store(
     deadline: float = DEFAULT_DEADLINE,
     name: str = "",
     create: bool = False,
+    throttle: Throttle | None = None,
 ) -> ObjectStore:
     """Open a site. No request is made yet, so an S3 site that is away shows at the first operation.
 
@@ -98,6 +100,7 @@ def open_store(
     `deadline`: seconds from an operation's first failure until it is given up; an endpoint that never
     answers is given up within twice that. `name`: the site's, for messages.
     `create`: make a directory that is not there; a bucket is never made.
+    `throttle`: at which rate content may pass; without it nothing is held up.
     Raises Permanent (a URL or directory that can't be), Denied (S3 without usable credentials).
     """
     parsed = parse_url(url, name=name)
@@ -107,7 +110,13 @@ def open_store(
         from shared.storage.s3 import S3Store
 
         return S3Store(
-            parsed, credentials=credentials, ca_file=ca_file, connections=connections, name=name, retry=retry
+            parsed,
+            credentials=credentials,
+            ca_file=ca_file,
+            connections=connections,
+            name=name,
+            retry=retry,
+            throttle=throttle,
         )
 
     from shared.storage.directory import DirectoryStore
@@ -123,4 +132,9 @@ def open_store(
             make_directories(parsed.path)
         except OSError as error:
             raise place.from_os_error(error, "make directory", "") from error
-    return DirectoryStore(parsed.path, name=name, retry=retry)
+    store = DirectoryStore(parsed.path, name=name, retry=retry)
+    if throttle is None:
+        return store
+    from shared.storage.throttled import ThrottledStore
+
+    return ThrottledStore(store, throttle)

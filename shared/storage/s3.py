@@ -28,6 +28,7 @@ from shared.storage.spool import Spool
 
 if TYPE_CHECKING:
     from shared.storage.open import StoreUrl
+    from shared.storage.throttled import Throttle
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ class S3Store:
         connections: int = 4,
         name: str = "",
         retry: RetryPolicy | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self._place = Place(name, f"s3:{parsed.endpoint}/{parsed.bucket}")
         self._prefix = f"{parsed.prefix}/" if parsed.prefix else ""
@@ -65,6 +67,7 @@ class S3Store:
             ca_file=ca_file,
             connections=connections,
             deadline=self._retry.deadline,
+            throttle=throttle,
         )
         self._owner = True
 

@@ -12,7 +12,7 @@ import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import SplitResult, urlsplit
 
 import certifi
@@ -25,12 +25,16 @@ from shared.storage.failures import Place
 from shared.storage.s3errors import HINT_CERTIFICATE, HINT_UNREACHABLE, hint_for, parse_error, sort_answer
 from shared.storage.signing import Credentials, queryencode, quote, sign_v4_s3, to_amz_date, utcnow
 
+if TYPE_CHECKING:
+    from shared.storage.throttled import Pacer, Throttle
+
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 _CONNECT_TIMEOUT = 10.0  # seconds
 _SOCKET_TIMEOUT = 60.0  # seconds without a byte in either direction
 # Python's sendall counts its time-out over all that it is given: given a piece at a time, it counts per piece.
 _PIECE = 256 * 1024
+_PACED_READ = 64 * 1024  # bytes received between two waits, where a rate is set
 # What urllib3 puts before a reason: the pool or connection, with host and port.
 _WRAPPING = re.compile(r"^HTTPS?Connection(Pool)?\([^)]*\): ")
 
@@ -67,12 +71,15 @@ class S3Http:
         ca_file: str | None,
         connections: int,
         deadline: float,
+        throttle: Throttle | None = None,
     ) -> None:
         self.connections = connections
         self._place = place
         self._endpoint = urlsplit(endpoint)
         self._bucket = bucket
         self._credentials = credentials
+        self._upload = throttle.upload if throttle else None
+        self._download = throttle.download if throttle else None
         # Named, so that nobody asks for it; a server that wants another says which, and is believed once.
         self._region = "us-east-1"
         timeout = urllib3.Timeout(
@@ -177,6 +184,8 @@ class S3Http:
         pieces: Iterable[bytes] | None = None
         if body is not None:
             size, views = _in_pieces(body)
+            if self._upload is not None:
+                views = _paced(self._upload, views)
             sent["Content-Length"] = str(size)
             # Views and no copies: what a socket sends is any buffer, though urllib3's types say bytes.
             pieces = cast("Iterable[bytes]", views)
@@ -189,17 +198,19 @@ class S3Http:
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
+                preload_content=self._download is None,
             )
+            data = response.data if self._download is None else _read_paced(self._download, response)
         except SSLError as error:
             raise self._certificate_or_transient(error, method, key) from error
         except (HTTPError, OSError) as error:
             raise self._place.fail(Transient, method, key, _reason(error), HINT_UNREACHABLE) from error
         code, region = "", response.headers.get("x-amz-bucket-region", "")
         if response.status >= 300:
-            code, named = parse_error(response.data)
+            code, named = parse_error(data)
             code = code or response.headers.get("x-minio-error-code", "")
             region = named or region
-        return Answer(response.status, response.headers, response.data, code), region
+        return Answer(response.status, response.headers, data, code), region
 
     def _certificate_or_transient(self, error: SSLError, method: str, key: str) -> Exception:
         cause = error.args[0] if error.args else None
@@ -225,6 +236,26 @@ def _in_pieces(body: Buffer | Pieces) -> tuple[int, Iterator[memoryview]]:
         return body.size, body.pieces()
     view = memoryview(body).cast("B")
     return view.nbytes, (view[at : at + _PIECE] for at in range(0, view.nbytes, _PIECE))
+
+
+def _paced(pacer: Pacer, views: Iterator[memoryview]) -> Iterator[memoryview]:
+    for view in views:
+        yield from pacer.parts(view)
+
+
+def _read_paced(pacer: Pacer, response: urllib3.BaseHTTPResponse) -> bytes:
+    """The whole answer. One that is given up, by an error or who waits, takes its connection with it."""
+    parts = []
+    try:
+        while part := response.read(_PACED_READ):
+            parts.append(part)
+            pacer.pay(len(part))
+    except BaseException:
+        response.close()
+        raise
+    finally:
+        response.release_conn()
+    return b"".join(parts)
 
 
 def _reason(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from cli.effective import size
 from cli.main import holdfast
-from shared.config import models
+from shared.config import limits, models
 from shared.config.loader import load_text
 from shared.config.secrets import Secret
 from shared.messaging import events
@@ -331,6 +331,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "The file itself": models.FleetFile,
     "`defaults`": models.Defaults,
     "`exporter`": models.Exporter,
+    "`limits`": limits.Limits,
+    "A rate by the hour": limits.Bandwidth,
+    "A window": limits.Window,
+    "`sites.<name>.limits`": limits.SiteLimits,
     "`regions.<name>`": models.Region,
     "`sites.<name>`": models.Site,
     "`policies.<name>`": models.Policy,

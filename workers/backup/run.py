@@ -39,6 +39,7 @@ from workers.backup.finish import check_tags, describe, existing_result
 from workers.backup.journal import Journal
 from workers.backup.spec import BackupResult, BackupSpec
 from workers.helpers import HelperPool
+from workers.limits import obey
 
 OnEvent = Callable[[dict[str, Any]], None]
 TREE_SHARE = 4  # packs of trees are so much smaller: they are few, and all of the last one is uploaded at the end
@@ -54,7 +55,7 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
     check_tags(spec.labels)
     resolved = sources.resolve(spec.selection)
     spec.selection = resolved.selection
-    notes = leave_out(spec, resolved.paths)
+    notes = [*obey(spec.limits), *leave_out(spec, resolved.paths)]
     for note in notes:
         on_event({"event": "note", "message": note})
     preload(spec.site)
@@ -142,7 +143,8 @@ class _Run:
 
     def _open(self) -> Repository:
         spec = self._spec
-        store = repository_store(spec.site, spec.repository)
+        # What is still to be sent once it was told to stop is little, and is not held up.
+        store = repository_store(spec.site, spec.repository, look=self._stopping)
         try:
             return Repository.open(store, *spec.passwords).cached(spec.cache_dir, spec.site.id or spec.site.url)
         except RepositoryMissing:

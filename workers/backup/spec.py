@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from workers.limits import EngineLimits
+
 Kind = Literal["full", "incremental"]
 
 
@@ -21,6 +23,7 @@ class SiteSpec:
     credentials_command: list[str] = field(default_factory=list)
     ca_file: str = ""
     connections: int = 4
+    lines: list[dict[str, Any]] = field(default_factory=list)  # its bandwidth, see `Fleet.lines`; none is no limit
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class BackupSpec:
     compression_level: int = 3
     pack_size: int = 16 << 20  # bytes
     helpers: int = 0  # 0: one per core
+    limits: EngineLimits = field(default_factory=EngineLimits)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
@@ -67,7 +71,8 @@ class BackupSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BackupSpec:
         """Read what `to_json` gave. Raises TypeError for what is not a spec."""
-        return cls(**{**data, "site": SiteSpec(**data["site"]), "selection": Selection(**data["selection"])})
+        site, selection = SiteSpec(**data["site"]), Selection(**data["selection"])
+        return cls(**{**data, "site": site, "selection": selection, "limits": EngineLimits(**data["limits"])})
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from shared.errors import EXIT_OK
 from shared.repository.errors import Damaged
 from workers.backup.spec import SiteSpec
+from workers.limits import EngineLimits
 
 Severity = Literal["error", "warning"]
 _KEPT_PROBLEMS = 200
@@ -26,6 +27,7 @@ class VerifySpec:
     headers: bool = True  # compare each pack's own header with the index
     lock: bool = True  # hold a shared repository lock, where the site can be written to
     helpers: int = 0  # 0: one per core
+    limits: EngineLimits = field(default_factory=EngineLimits)
     cache_dir: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -35,7 +37,7 @@ class VerifySpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> VerifySpec:
         """Read what `to_json` gave. Raises TypeError or KeyError for what is not a spec."""
-        return cls(**{**data, "site": SiteSpec(**data["site"])})
+        return cls(**{**data, "site": SiteSpec(**data["site"]), "limits": EngineLimits(**data["limits"])})
 
     def reads(self, pack: bytes) -> bool:
         """Whether this pack is among those that are read whole: by its id, so that everybody picks alike."""

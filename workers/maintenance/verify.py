@@ -28,6 +28,7 @@ from shared.storage.api import Denied, MissingObject, ObjectInfo, Permanent, Sto
 from workers.access import is_remote, open_repository, preload
 from workers.crew import Crew, Task
 from workers.helpers import HelperPool
+from workers.limits import obey
 from workers.maintenance import inventory, verify_helper
 from workers.maintenance.graph import TreeGraph
 from workers.maintenance.spec import Problem, VerifyReport, VerifySpec
@@ -49,6 +50,7 @@ def run_verify(spec: VerifySpec, on_event: OnEvent) -> VerifyReport:
     """
     began = time.monotonic()
     _stop_at_sigterm()
+    notes = obey(spec.limits)
     preload(spec.site)
     count = spec.helpers or len(os.sched_getaffinity(0)) * (2 if is_remote(spec.site) else 1)
     pool = HelperPool(count, verify_helper.main)
@@ -63,6 +65,7 @@ def run_verify(spec: VerifySpec, on_event: OnEvent) -> VerifyReport:
         raise Interrupted("the verification was interrupted", hint="Nothing was changed; run it again") from None
     finally:
         pool.close()
+    report.notes += notes
     report.duration = time.monotonic() - began
     return report
 

@@ -19,7 +19,7 @@ from shared.repository.indexcache import IndexCache, Location
 from shared.repository.pack import Blob, BlobType, decode_header, header_length, pack_size
 from shared.repository.repository import Repository, pack_key
 from shared.storage.api import MissingObject, Permanent
-from workers.access import is_remote, repository_store
+from workers.access import Look, is_remote, repository_store
 from workers.backup.spec import SiteSpec
 from workers.crew import serve
 from workers.helpers import Channel
@@ -40,16 +40,16 @@ def digest(blobs: Sequence[Blob]) -> bytes:
 def main(channel: Channel) -> None:
     """Serve one coordinator until its socket closes."""
     keep_freed_memory()
-    serve(channel, _Helper)
+    serve(channel, lambda *setup: _Helper(channel.look, *setup))
 
 
 class _Helper:
     """The tasks. Each public method is one."""
 
-    def __init__(self, key: bytes, site: dict[str, Any], repository: str, restic_id: str) -> None:
+    def __init__(self, look: Look, key: bytes, site: dict[str, Any], repository: str, restic_id: str) -> None:
         self._site = SiteSpec(**site)
         self._repository = repository
-        store = repository_store(self._site, repository, connections=1)
+        store = repository_store(self._site, repository, connections=1, look=look)
         self._repo = Repository(store, MasterKey.from_bytes(key), restic_id=restic_id)
         self._sealer = Sealer(self._repo.key)
         self._reader = Reader(store, self._sealer, remote=is_remote(self._site))

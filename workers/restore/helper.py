@@ -18,7 +18,7 @@ from shared.repository.crypto import Buffer, MasterKey, Sealer
 from shared.repository.errors import Damaged
 from shared.repository.pack import BlobType
 from shared.repository.repository import Repository
-from workers.access import WholeFirst, is_remote, open_index, repository_store
+from workers.access import Look, WholeFirst, is_remote, open_index, repository_store
 from workers.backup.spec import SiteSpec
 from workers.crew import serve
 from workers.helpers import Channel
@@ -36,11 +36,13 @@ _NODE_ERRORS = (OSError, ValueError, OverflowError)  # the latter two: a value t
 class Setup:
     """What the coordinator says first: everything a helper needs, but for the target."""
 
-    def __init__(self, key: bytes, restic_id: str, site: dict[str, Any], repository: str, cache_dir: str) -> None:
+    def __init__(
+        self, look: Look, key: bytes, restic_id: str, site: dict[str, Any], repository: str, cache_dir: str
+    ) -> None:
         self.site = SiteSpec(**site)
         self.repository = repository
         self.cache_dir = cache_dir
-        store = repository_store(self.site, repository, connections=1)
+        store = repository_store(self.site, repository, connections=1, look=look)
         self.repo = Repository(store, MasterKey.from_bytes(key), restic_id=restic_id)
         self.reader = Reader(store, Sealer(self.repo.key), remote=is_remote(self.site))
 
@@ -52,7 +54,7 @@ class Setup:
 def main(channel: Channel) -> None:
     """Serve one coordinator until its socket closes."""
     keep_freed_memory()
-    serve(channel, lambda *setup: _Helper(Setup(*setup)))
+    serve(channel, lambda *setup: _Helper(Setup(channel.look, *setup)))
 
 
 class _Helper:

@@ -27,6 +27,7 @@ from shared.storage.api import Denied, Permanent, StoreFull
 from workers.access import WholeFirst, is_remote, open_index, open_repository, preload
 from workers.crew import Crew, Task
 from workers.helpers import HelperPool
+from workers.limits import obey
 from workers.restore import helper
 from workers.restore.choose import choose_snapshot, find_paths, find_tree
 from workers.restore.places import quoted, shown
@@ -55,6 +56,7 @@ def run_restore(spec: RestoreSpec, on_event: OnEvent) -> RestoreResult:
     _stop_at_sigterm()
     if spec.overwrite not in ("", "always", "if-changed", "if-newer", "never"):
         raise UsageError(f"{spec.overwrite!r} is no overwrite policy", hint="always, if-changed, if-newer or never")
+    notes = obey(spec.limits)
     preload(spec.site)
     count = spec.helpers or len(os.sched_getaffinity(0)) * (2 if is_remote(spec.site) else 1)
     pool = HelperPool(count, helper.main)
@@ -71,6 +73,7 @@ def run_restore(spec: RestoreSpec, on_event: OnEvent) -> RestoreResult:
         ) from None
     finally:
         pool.close()
+    result.notes += notes
     result.duration = time.monotonic() - began
     return result
 

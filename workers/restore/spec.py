@@ -12,6 +12,7 @@ from typing import Any, Literal
 from shared.errors import EXIT_INCOMPLETE, EXIT_OK
 from shared.repository.errors import Damaged
 from workers.backup.spec import SiteSpec
+from workers.limits import EngineLimits
 
 # "" refuses a target that holds anything; in place it means if-changed.
 Overwrite = Literal["", "always", "if-changed", "if-newer", "never"]
@@ -39,6 +40,7 @@ class RestoreSpec:
     verify: bool = False  # read everything again afterwards and compare it with the snapshot
     lock: bool = True  # hold a shared repository lock, where the site can be written to
     helpers: int = 0  # 0: one per core
+    limits: EngineLimits = field(default_factory=EngineLimits)
     cache_dir: str = ""
     state_dir: str = ""
 
@@ -49,7 +51,7 @@ class RestoreSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RestoreSpec:
         """Read what `to_json` gave. Raises TypeError or KeyError for what is not a spec."""
-        return cls(**{**data, "site": SiteSpec(**data["site"])})
+        return cls(**{**data, "site": SiteSpec(**data["site"]), "limits": EngineLimits(**data["limits"])})
 
 
 @dataclass(slots=True)

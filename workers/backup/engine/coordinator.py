@@ -303,7 +303,9 @@ class Coordinator:
         if stuck:
             for number in stuck:
                 os.kill(self._pool.pids[number], signal.SIGKILL)
-            raise Interrupted(_STOPPED, hint=f"{_GOES_ON} (a helper hung, so the last of it may be uploaded again)")
+            raise Interrupted(
+                _STOPPED, hint=f"{_GOES_ON} (a helper was not done in time, so the last of it may be uploaded again)"
+            )
 
     def abandon(self) -> None:
         """End the pass early: what is packed is stored and indexed, and nothing stays claimed."""

@@ -121,7 +121,7 @@ class Helper:
     def _open(self, start: dict[str, Any]) -> None:
         spec = self._spec
         key = MasterKey.from_bytes(start["key"])
-        store = repository_store(spec.site, spec.repository)
+        store = repository_store(spec.site, spec.repository, look=self.channel.look)
         if self._packer is not None:
             self._packer.discard()  # of a pass that was abandoned
         self._uploader = Uploader(store, uploads=start["uploads"], spool=spec.cache_dir)
@@ -283,8 +283,7 @@ class Helper:
             self._reader.finish()
         if self._packer:
             self._packer.flush()
-        self._uploader.wait()
-        self.report()
+        self._uploader.wait(self.report)
         self._flush_asked = False
         self.channel.send(("flushed",))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import NoReturn
 
 from shared.errors import BackupError
@@ -65,10 +66,11 @@ class Uploader:
             packs.append(self._done.popleft())
         return packs
 
-    def wait(self) -> None:
-        """Until no upload is under way. Raises what one raised."""
+    def wait(self, report: Callable[[], None] = lambda: None) -> None:
+        """Until no upload is under way; `report` is called as they end. Raises what one raised."""
         for _ in range(self._uploads):
             self._slots.acquire()
+            report()
         for _ in range(self._uploads):
             self._slots.release()
         self._raise()
