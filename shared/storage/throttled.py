@@ -87,6 +87,11 @@ class ThrottledStore:
         """See `ObjectStore`."""
         return self._inner.url
 
+    @property
+    def connections(self) -> int:
+        """See `ObjectStore`."""
+        return self._inner.connections
+
     def put(self, key: str, data: Buffer, *, sha256: str | None = None) -> None:
         """See `ObjectStore`."""
         self._sends(memoryview(data).nbytes)
