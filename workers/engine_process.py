@@ -133,11 +133,13 @@ class EngineProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Leave nothing behind: whatever still runs of it is killed, and all is reaped."""
+        """Leave nothing behind: whatever still runs of it is killed, and all is reaped. May be called twice."""
         self.kill()
         self._process.wait()
         self._selector.close()
-        os.close(self._pidfd)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
         with suppress(OSError):
             self._stdin.close()
         self._stdout.close()
