@@ -28,6 +28,13 @@ def up(tmp_path: object) -> Iterator[Up]:
         up.stop()
 
 
+def listed(up: Up) -> dict[str, tuple[bool, str]]:
+    """What the list of `up` says of each: whether it has a process, and why not."""
+    standing = look(up.small.state_dir)
+    assert standing is not None
+    return {member.name: (member.pid > 0, member.note) for member in standing.members}
+
+
 def test_each_kind_of_worker_has_a_name_and_queues_of_its_own(up: Up) -> None:
     """One takes no restore, and the other nothing else: a restore never waits behind backups."""
     there = {one.name.partition("-")[0]: one for one in client.workers(up.small.fleet)}
@@ -46,10 +53,8 @@ def test_a_drained_worker_stays_away_and_one_that_is_killed_does_not(up: Up) -> 
     assert not alive(before["worker"])
     os.kill(before["restore"], signal.SIGKILL)
     until(lambda: "restore started again" in up.said, what="the one that was killed")
-    standing = look(up.small.state_dir)
-    assert standing is not None
-    notes = {member.name: (member.pid > 0, member.note) for member in standing.members}
-    assert (notes["worker"], notes["beat"]) == ((False, "drained"), (True, ""))
+    until(lambda: listed(up)["worker"] == (False, "drained"), what="that it is listed as drained")
+    until(lambda: listed(up)["restore"] == (True, ""), what="the other one in the list")
 
     up.small.change("sources: {", f"sources: {{nas: {{pool: dc1, paths: [{up.small.source_dir}]}}, ")
     until(lambda: "restore is started anew" in up.said, what="a change that concerns both workers")
