@@ -57,7 +57,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", action="append", default=[], help="serve the sources of this host, too")
     parser.add_argument("--pool", action="append", default=[], help="serve the sources of this pool, too")
     parser.add_argument("--no-pools", action="store_true", help="serve no pool: an agent of its --host alone")
-    parser.add_argument("--role", choices=ROLES, default=ALL, help="restores alone, all work but these, or all")
+    parser.add_argument("--role", choices=ROLES, default=ALL, help="restores alone, or all kinds of runs")
     options = parser.parse_args(arguments)
     if options.no_pools and (options.pool or not options.host):
         parser.error("--no-pools needs a --host, and no --pool")

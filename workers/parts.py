@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from shared.config.values import parse_listen
 from shared.errors import ConfigError
 from shared.messaging.broker import embedded_socket
-from shared.messaging.names import ALL, RESTORE, WORK
+from shared.messaging.names import ALL, RESTORE
 from workers.children import Child
 from workers.engine_process import module_command
 
@@ -28,7 +28,7 @@ WORKER_GRACE = 28.0  # seconds that a worker has to give back its runs
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Runs at a time: of any kind but restores, and restores. Without `restores` these wait their turn."""
+    """Runs at a time: of any kind, and restores alone besides. Without `restores` these wait their turn."""
 
     concurrency: int = 2
     restores: int = 1
@@ -61,12 +61,12 @@ def workers(
     *,
     agent: bool = False,
 ) -> Iterator[Child]:
-    """A worker, and one that does nothing but restores, so that none ever waits behind backups."""
+    """A worker, and one that does nothing but restores: they need not wait behind backups, and many get all slots."""
     served = [word for host in hosts for word in ("--host", host)] + [
         word for pool in pools for word in ("--pool", pool)
     ]
     served += ["--no-pools"] if agent else []
-    yield _worker("worker", config, WORK if slots.restores else ALL, slots.concurrency, served, log_dir)
+    yield _worker("worker", config, ALL, slots.concurrency, served, log_dir)
     if slots.restores:
         yield _worker("restore", config, RESTORE, slots.restores, served, log_dir)
 

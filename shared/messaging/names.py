@@ -27,8 +27,7 @@ MAINTENANCE = "maintenance"
 CAPABILITIES = (BACKUP, RESTORE, MAINTENANCE)
 
 ALL = "all"
-WORK = "work"
-ROLES = (ALL, WORK, RESTORE)
+ROLES = (ALL, RESTORE)
 
 _CAPABILITY = {
     RunKind.FULL: BACKUP,
@@ -65,12 +64,12 @@ def queue_of(kind: RunKind, source: SourceFacts) -> str:
 def worker_queues(role: str, hosts: Sequence[str] = (), pools: Sequence[str] = (), *, agent: bool = False) -> list[str]:
     """What a worker of this role consumes: of the unnamed pool, these pools and hosts; an `agent` of its hosts alone.
 
-    A `restore` worker does nothing else, so that a restore never waits behind backups; a `work` worker all the rest.
+    A `restore` worker does nothing else, so that a restore need not wait behind backups.
     """
     served = [] if agent else ["", *pools]
     queues = [pool_queue(pool, capability) for pool in served for capability in CAPABILITIES]
     queues += [name(host) for host in hosts for name in (host_queue, host_restore_queue)]
-    return [one for one in queues if role == ALL or _is_for_restores(one) == (role == RESTORE)]
+    return [one for one in queues if role == ALL or _is_for_restores(one)]
 
 
 def redis_list(queue: str) -> str:

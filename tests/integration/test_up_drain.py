@@ -36,11 +36,11 @@ def listed(up: Up) -> dict[str, tuple[bool, str]]:
 
 
 def test_each_kind_of_worker_has_a_name_and_queues_of_its_own(up: Up) -> None:
-    """One takes no restore, and the other nothing else: a restore never waits behind backups."""
+    """One takes all, and the other restores alone: a restore need not wait behind backups."""
     there = {one.name.partition("-")[0]: one for one in client.workers(up.small.fleet)}
     assert sorted(there) == ["restore", "worker"]
     assert there["restore"].queues == (RESTORE,)
-    assert (BACKUP in there["worker"].queues, RESTORE in there["worker"].queues) == (True, False)
+    assert (BACKUP in there["worker"].queues, RESTORE in there["worker"].queues) == (True, True)
     assert {name: one.pid for name, one in there.items()} == {name: up.children()[name] for name in there}
 
 

@@ -11,7 +11,7 @@ from tests.support.fleets import SmallFleet
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 MARKS = {
     "valkey": "valkey-server",
-    "worker": "--role\0work",
+    "worker": "--role\0all",
     "restore": "--role\0restore",
     "beat": "\0beat\0",
     "scheduler": "scheduler\0worker",

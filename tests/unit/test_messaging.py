@@ -90,10 +90,10 @@ def test_a_run_is_rung_where_its_source_can_be_read(tmp_path: os.PathLike[str]) 
 
 @pytest.mark.parametrize(
     ("role", "restores", "others"),
-    [("all", True, True), ("restore", True, False), ("work", False, True)],
+    [("all", True, True), ("restore", True, False)],
 )
 def test_a_workers_role_says_what_it_consumes(role: str, *, restores: bool, others: bool) -> None:
-    """Restores alone, all but these, or all; an agent nothing but its hosts'."""
+    """Restores alone, or all; an agent nothing but its hosts'."""
     assert set(worker_queues(role, ["db1"], ["nas"])) == {
         *({"restore", "pool.nas.restore", "host.db1.restore"} if restores else ()),
         *({"backup", "maintenance", "pool.nas.backup", "pool.nas.maintenance", "host.db1"} if others else ()),
