@@ -44,7 +44,7 @@ def log_directory(fleet: Fleet) -> str:
 def everything(fleet: Fleet, log_dir: str, slots: Slots, tick: float | None = None) -> Iterator[Child]:
     """All that `holdfast up` runs besides Valkey."""
     here = {socket.gethostname(), socket.gethostname().partition(".")[0], "localhost"}
-    hosts = sorted({source.host for source in fleet.sources.values() if source.host} & here)
+    hosts = sorted({*fleet.hosts} & here)
     pools = sorted({source.pool for source in fleet.sources.values() if source.pool})
     yield from workers(fleet.path, slots, hosts, pools, log_dir)
     yield from scheduler(fleet.path, log_dir, tick)
@@ -61,7 +61,10 @@ def workers(
     *,
     agent: bool = False,
 ) -> Iterator[Child]:
-    """A worker, and one that does nothing but restores: they need not wait behind backups, and many get all slots."""
+    """A worker, and one that does nothing but restores: they need not wait behind backups, and many get all slots.
+
+    An `agent` serves its hosts alone.
+    """
     served = [word for host in hosts for word in ("--host", host)] + [
         word for pool in pools for word in ("--pool", pool)
     ]

@@ -43,6 +43,7 @@ Examples:
   holdfast worker start                             # under systemd: Type=exec, KillMode=mixed
   holdfast worker start --restores 0                # one process in place of two; restores wait their turn
   holdfast worker start --host web1                 # the agent of web1's sources
+  holdfast worker start --host web1 --no-pools      # and of nothing else
   holdfast worker start --pool dc1 --concurrency 4""",
 )
 @click.option("--host", "hosts", multiple=True, metavar="HOST", help="Serve the sources of this host, too.")

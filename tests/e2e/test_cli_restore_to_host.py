@@ -49,12 +49,13 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
             text.partition("sources:")[0] + f"restore_to: [{hosts.allowed}]\n"
             f"regions: {{local: {{broker: '{server.url}'}}}}\n"
         )
+        beside = {"a": ["--restores", "0"], "b": [], "c": ["--restores", "0"]}  # b has a process for restores, too
         agents = [
-            shop.start("-c", f"{name}.yaml", "worker", "start", "--restores", "0", "--host", name, "--no-pools")
-            for name in ("a", "b", "c")
+            shop.start("-c", f"{name}.yaml", "worker", "start", "--host", name, "--no-pools", *options)
+            for name, options in beside.items()
         ]
         try:
-            until(lambda: len(shop.ask("worker")["workers"]) == 3, seconds=60, what="the agents on the roll")
+            until(lambda: len(shop.ask("worker")["workers"]) == 4, seconds=60, what="the agents on the roll")
             shop.run("backup", "data", "--follow")
             yield hosts
         finally:
@@ -139,10 +140,11 @@ def test_what_makes_no_sense_is_told_before_anything_is_rung(hosts: Hosts) -> No
 def test_status_and_the_roll_see_the_agents(hosts: Hosts) -> None:
     """With queues by their short names, a host's restores apart."""
     served = {tuple(one["queues"]) for one in hosts.shop.ask("worker")["workers"]}
-    assert served == {(f"host.{name}", f"host.{name}.restore") for name in "abc"}
+    both = {(f"host.{name}", f"host.{name}.restore") for name in "abc"}
+    assert served == {*both, ("host.b.restore",)}
     process = hosts.shop.start("status", "--json")
     status = json.loads(process.communicate(timeout=60)[0])
-    assert (status["workers"], status["queues"]) == (3, [])
+    assert (status["workers"], status["queues"]) == (4, [])
 
 
 def test_an_agent_needs_a_host(hosts: Hosts) -> None:
