@@ -189,6 +189,8 @@ class _Run:
             lambda _, error: self._warnings.append(str(error)),
             self._look_after,
         )
+        if parent is None:
+            spec.kind = "full"  # it reads every byte: so let it trust nothing else either, and count as one
         folder = os.path.join(spec.cache_dir, "trees", sources.cache_name(repo.restic_id, spec.site.id, spec.source))
         for _ in range(PASSES):
             head = load_head(folder)
