@@ -44,6 +44,14 @@ class Transport(redis.Transport):  # type: ignore[misc] # kombu has no types
 
     Channel = Channel
 
+    def register_with_event_loop(self, connection: object, loop: object) -> None:
+        """A Redis that is a replica now refuses what this begins with. Celery then tries again, and closes nothing."""
+        try:
+            super().register_with_event_loop(connection, loop)
+        except BaseException:
+            self.close_connection(connection)
+            raise
+
     def _deliver(self, message: object, queue: str) -> None:
         if not queue.endswith(".pidbox"):  # Celery's own, for questions to workers
             try:

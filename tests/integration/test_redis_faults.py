@@ -135,6 +135,25 @@ def test_a_backup_under_way_goes_on(scene: Scene, fault: Callable[[Scene], None]
     assert scene.process.poll() is None
 
 
+def test_a_worker_that_waits_for_a_primary_leaves_no_connection_behind(scene: Scene) -> None:
+    """Each try to serve a replica ends with its sockets closed: a minute would take all that a process may have."""
+
+    def tries() -> int:
+        return scene.log.read_text().count("Cannot connect")
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{scene.process.pid}/fd"))
+
+    before = descriptors()
+    scene.ledger.client.execute_command("REPLICAOF", "127.0.0.1", free_port())
+    first = tries()
+    until(lambda: tries() > first + 15, what="a worker that tries again and again")
+    held = descriptors()
+    scene.ledger.client.execute_command("REPLICAOF", "NO", "ONE")
+    assert held <= before + 5
+    assert scene.ended(open_and_ring(scene.small.fleet, RunKind.INCREMENTAL, "web1")).state is RunState.SUCCEEDED
+
+
 @pytest.mark.parametrize("fault", [full, read_only], ids=lambda fault: fault.__name__)
 def test_a_ring_that_comes_just_before_redis_refuses_ends_no_worker(
     scene: Scene, fault: Callable[[Scene], None]
