@@ -21,7 +21,9 @@ _KEYS = re.compile(
     rf"hf:(?:h:{HOST}:)?(?:ledger|counter|counts|open|recent|pulse|workers"
     r"|run:[0-9a-f]{32}(?::packs|:children)?|(?:history|evidence):s\d{3}|worker:[^:]+)"
     r"|hf:beat(?::.+|.+)?"
-    r"|_kombu\.binding(?:_permanent)?\.[a-z0-9._-]+|_kombu\.binding_deadlines|unacked(?:_index|_mutex)?|holdfast\.events\.replication"
+    rf"|(?:hf:h:{HOST}:)?(?:_kombu\.binding(?:_permanent)?\.[a-z0-9._:-]+|_kombu\.binding_deadlines"
+    r"|unacked(?:_index|_mutex)?)"
+    r"|holdfast\.events\.replication"
 )
 
 
@@ -81,9 +83,7 @@ def no_reason_but_faults(found: Found) -> list[str]:
     ]
 
 
-_EXPECTED = re.compile(
-    r"given up after \d+ attempts; the last: |there is no (?:repository|snapshot)|our own lock"
-)
+_EXPECTED = re.compile(r"given up after \d+ attempts; the last: |there is no (?:repository|snapshot)|our own lock")
 
 
 def one_snapshot_a_slot(found: Found) -> list[str]:
