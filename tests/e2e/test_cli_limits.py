@@ -46,7 +46,7 @@ def test_a_worker_takes_as_many_runs_as_the_configuration_says(shop: Shop, tmp_p
     with own_ledger(str(tmp_path / "valkey")) as (_, server):
         add(shop, f"limits: {{runs: 3}}\nregions: {{local: {{broker: '{server.url}'}}}}")
         for options, runs in (((), 3), (("--concurrency", "1"), 1)):
-            process = shop.start("worker", "start", *options)
+            process = shop.start("worker", "start", "--restores", "0", *options)
             try:
                 until(lambda: shop.ask("worker")["workers"], what="the worker")
                 assert len(family(process.pid)) - 1 == runs
