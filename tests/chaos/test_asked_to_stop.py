@@ -122,7 +122,7 @@ def test_a_killed_helper_fails_the_run_and_leaves_nothing_running(bench: Bench) 
         os.kill(helper, signal.SIGKILL)
         code = program.end()
     last = scene.events()[-1]
-    assert (last["event"], code, last["exit_code"]) == ("error", 1, 1)
+    assert (last["event"], code, last["exit_code"]) == ("error", 42, 42)
     assert last["message"] == f"helper process {helper} ended unexpectedly"
     assert "run it again" in last["hint"]
     assert (bench.names("locks"), bench.names("snapshots")) == (set(), set())

@@ -85,7 +85,7 @@ def test_a_stopped_redis_is_an_error_with_a_way_out(tmp_path: Path) -> None:
 def test_status_tells_what_is_well_and_what_is_not(shop: Shop) -> None:
     """Exit code 0 while all is served, and what is wrong once it is not."""
     got = until(lambda: found if (found := _status(shop))["level"] == "ok" else None, what="a fleet that is well")
-    assert (got["scheduler"], got["workers"], got["rpo"]["sources"]) == (True, 1, 1)
+    assert (got["scheduler"], got["workers"], got["rpo"]["sources"]) == (True, 2, 1)
     assert "HOLDFAST  OK" in shop.run("status")
 
 

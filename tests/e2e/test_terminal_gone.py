@@ -67,10 +67,12 @@ def shop(tmp_path: Path) -> Shop:
 
 @pytest.fixture
 def served(shop: Shop) -> Iterator[Shop]:
-    """The same with a Redis of its own."""
+    """The same with a Redis of its own, and a line that makes the backup last for some seconds."""
     with own_ledger(str(shop.base / "valkey")) as (_, server):
         config = shop.conf / "holdfast.yaml"
-        config.write_text(config.read_text() + f"\nregions: {{local: {{broker: '{server.url}'}}}}\n")
+        config.write_text(
+            config.read_text() + f"\nregions: {{local: {{broker: '{server.url}'}}}}\n" + "limits: {upload: 20 MB}\n"
+        )
         yield shop
 
 
@@ -115,5 +117,5 @@ def test_all_that_is_up_goes_down(request: pytest.FixtureRequest, shop: Shop) ->
     until(lambda: terminal.shows("Ctrl-C stops"), what="all of it")
     members = [one["pid"] for one in shop.ask("up", "--status")["processes"]]
     assert terminal.close() == 0
-    assert (len(members), [pid for pid in members if alive(pid)]) == (4, [])
+    assert (len(members), [pid for pid in members if alive(pid)]) == (5, [])
     assert shop.ask("up", "--status", code=1)["up"] is False
