@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.support.fixtures import minio_server, valkey_server
 
 __all__ = ["minio_server", "valkey_server"]
+
+
+def pytest_configure() -> None:
+    """Begin as in a terminal: whoever runs in the background, or under nohup, hands on that signals are ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
