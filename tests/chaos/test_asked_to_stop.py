@@ -17,7 +17,7 @@ from tests.support.zygote import Zygote
 
 RUN = "ef" * 16
 ENGINE = "workers.backup"
-SLOW = 0.1  # seconds that each put takes longer, so that there is a middle to stop in
+SLOW = 0.3  # seconds that each put takes longer, so that there is a middle to stop in
 
 
 @pytest.fixture
