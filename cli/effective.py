@@ -12,16 +12,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigError
+from shared.retention import span
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
     from shared.config.limits import SiteLimits
-    from shared.config.models import Policy, Site, Source
+    from shared.config.models import Keep, Policy, Site, Source
     from shared.config.secrets import Credentials, Secret
 
 _HIDDEN = "***"
-_STEPS = ((604800, "w"), (86400, "d"), (3600, "h"), (60, "m"))
-_RETENTION_UNITS = ("keep_within",)
 
 
 def effective(fleet: Fleet) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def effective_source(fleet: Fleet, name: str) -> dict[str, Any]:
     shown |= {"policy": policy.id if policy else None, "because": because(fleet, source)}
     if policy is not None:
         shown |= {key: str(when) for key in ("full", "incremental") if (when := getattr(policy, key)) is not None}
-        shown |= {key: duration(value) for key in ("rpo", "rto") if (value := getattr(policy, key)) is not None}
+        shown |= {key: span(value) for key in ("rpo", "rto") if (value := getattr(policy, key)) is not None}
     try:
         shown["primary"] = fleet.configured_primary(name)
     except ConfigError:
@@ -123,16 +122,6 @@ def warnings(fleet: Fleet) -> Iterator[str]:
             yield f"{key}: {reason}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as the file would say them: `1h30m`, `1d`."""
-    left, text = seconds, ""
-    for length, unit in _STEPS:
-        count, left = divmod(left, length)
-        if count:
-            text += f"{count:.0f}{unit}"
-    return text + (f"{left:g}s" if left or not text else "")
-
-
 def size(count: int) -> str:
     """Bytes as the file would say them: `16 MiB`, `1000`."""
     for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
@@ -187,14 +176,20 @@ def _policy(fleet: Fleet, policy: Policy) -> dict[str, Any]:
     shown["primary"] = policy.primary or keeping[0]
     shown |= {key: str(when) for key in ("full", "incremental") if (when := getattr(policy, key)) is not None}
     shown["timezone"] = policy.timezone
-    shown |= {key: duration(value) for key in ("rpo", "rto") if (value := getattr(policy, key)) is not None}
+    shown |= {key: span(value) for key in ("rpo", "rto") if (value := getattr(policy, key)) is not None}
     shown["attempts"] = policy.attempts
     if policy.copies is not None:
         shown["copies"] = policy.copies.model_dump(mode="json", exclude_none=True)
     if policy.retention is not None:
-        kept = policy.retention.model_dump(exclude_none=True)
-        shown["retention"] = {key: duration(value) if key in _RETENTION_UNITS else value for key, value in kept.items()}
+        shown["retention"] = _kept(policy.retention)
+        if policy.retention.sites:
+            shown["retention"]["sites"] = {site: _kept(keep) for site, keep in policy.retention.sites.items()}
     return {**shown, "sources": [source.id for source in fleet.sources_of(policy.id)]}
+
+
+def _kept(keep: Keep) -> dict[str, Any]:
+    given = keep.model_dump(exclude_none=True, exclude={"sites"})
+    return {key: span(value) if key == "keep_within" else value for key, value in given.items()}
 
 
 def _content(source: Source) -> dict[str, Any]:

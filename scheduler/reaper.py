@@ -127,13 +127,13 @@ class Unlocker:
             thread.join(seconds)
 
     def _place(self, ledger: Ledger, run_id: str) -> tuple[str, str, Run] | None:
-        """Site, repository and run of a backup; None where it is gone, or no backup: only those lock under their id."""
+        """Site, repository and run of one that locks under its id; None where it is gone, or is none of those."""
         run = ledger.get(run_id)
-        if run is None or not run.request.kind.is_backup:
+        if run is None or not run.request.kind.locks_by_id:
             return None
+        site = topology.site_of(self.fleet, run.request)
         try:
-            source = run.request.source
-            return topology.current(self.fleet).primary(source), self.fleet.repository_of(source), run
+            return (site, self.fleet.repository_of(run.request.source), run) if site in self.fleet.sites else None
         except ConfigError:
             return None  # the source is no longer configured
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduler.due import Slots, due, newest_slots
+from scheduler.due import Due, Slots, due, newest_slots
+from scheduler.forgets import forget_due
 from scheduler.reaper import reap
 from shared import topology
 from shared.errors import HoldfastError, LedgerError
 from shared.ledger import sweep
-from shared.ledger.model import Opened, RunRequest, run_id_for_slot
+from shared.ledger.model import Opened, RunKind, RunRequest, run_id_for_slot
 from shared.messaging.client import realms
 from shared.messaging.names import queue_of
 from shared.observability import logs
@@ -57,6 +58,10 @@ class _Scheduled:
     site: str
     policy: Policy
 
+    def realm(self, request: RunRequest) -> str:
+        """In which realm of the ledger a run of it lies."""
+        return "" if request.kind.deletes else self.host
+
 
 def tick(
     fleet: Fleet,
@@ -81,7 +86,7 @@ def tick(
             unlock(pools.realm(host))
     wanted = _wanted(fleet, pools, now, ticked, look)
     # One joins a backup that was asked for since we looked.
-    answers = sweep.open_backups(pools, [(one.host, request) for one, request in wanted])
+    answers = sweep.open_runs(pools, [(one.realm(request), request) for one, request in wanted])
     opened = [(*both, word) for both, (word, _) in zip(wanted, answers, strict=True) if word in _FRESH]
     ticked.opened = [request for _, request, _ in opened]
     _tell_due(pools, opened)
@@ -90,7 +95,7 @@ def tick(
 
 
 def _tell_due(pools: Ledger, opened: Sequence[tuple[_Scheduled, RunRequest, Opened]]) -> None:
-    again = [(one.host, request.id) for one, request, word in opened if word is Opened.REOPENED]
+    again = [(one.realm(request), request.id) for one, request, word in opened if word is Opened.REOPENED]
     attempts = {run.id: run.attempt for run in sweep.load(pools, again)}
     for one, request, _ in opened:
         about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": one.site}
@@ -101,7 +106,7 @@ def _tell_due(pools: Ledger, opened: Sequence[tuple[_Scheduled, RunRequest, Open
 def _wanted(
     fleet: Fleet, pools: Ledger, now: datetime, ticked: Ticked, look: Look
 ) -> list[tuple[_Scheduled, RunRequest]]:
-    """The runs that are due, of sources of which no backup is queued or under way."""
+    """The runs that are due, at most one of each source of which no backup is queued or under way."""
     slots: dict[str, Slots] = {}
     wanted = []
     scheduled = _scheduled(fleet, ticked)
@@ -126,6 +131,8 @@ def _wanted(
             slots[policy.id] = newest_slots(policy.full, policy.incremental, now, policy.timezone)
         run = due(slots[policy.id], evidence, now)
         if run is None:
+            run = _forget(one, evidence, state.forgot, now)
+        if run is None:
             continue
         request = RunRequest(
             id=run_id_for_slot(one.source, policy.id, run.kind, run.slot),
@@ -138,6 +145,13 @@ def _wanted(
         )
         wanted.append((one, request))
     return wanted
+
+
+def _forget(one: _Scheduled, evidence: Evidence | None, forgot: str, now: datetime) -> Due | None:
+    """The forget that is due of a source that has snapshots, and of which no backup is due."""
+    rules = one.policy.retention.rules_at(one.site) if one.policy.retention else None
+    slot = forget_due(one.source, forgot, now) if rules is not None and evidence is not None else ""
+    return Due(RunKind.FORGET, slot) if slot else None
 
 
 def _scheduled(fleet: Fleet, ticked: Ticked) -> list[_Scheduled]:

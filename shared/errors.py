@@ -9,7 +9,8 @@ HoldfastError                     1  something failed that has no class of its o
 │   ├── UnsupportedRepository    23  a version or feature this release can't handle
 │   ├── Damaged                  24  bytes that do not verify: names object, expected, got
 │   ├── Locked                   25  another holder's lock is in the way
-│   └── KeyNeeded                27  a password in use would open it no more
+│   ├── KeyNeeded                27  a password in use would open it no more
+│   └── SnapshotNeeded           28  the last good one of its source, or under a hold
 ├── StorageError                 30  shared.storage
 │   ├── MissingObject            31  no such object
 │   ├── Denied                   32  credentials may not do this

@@ -17,6 +17,7 @@ from shared.ledger.model import RunKind, RunRequest
 from workers.backup.spec import BackupSpec, Selection, SiteSpec
 from workers.engine_process import module_command
 from workers.limits import EngineLimits
+from workers.maintenance.forget_spec import ForgetSpec
 from workers.maintenance.spec import VerifySpec
 from workers.restore.spec import RestoreSpec
 
@@ -30,6 +31,7 @@ ENGINES = {
     RunKind.INCREMENTAL: "workers.backup",
     RunKind.RESTORE: "workers.restore",
     RunKind.VERIFY: "workers.maintenance",
+    RunKind.FORGET: "workers.maintenance.forget_process",
 }
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
@@ -61,6 +63,8 @@ def spec_for(
         spec = restore_spec(fleet, request.source, request.options)
         spec.within = [] if fleet.restore_to is None and agent else _listed(fleet.restore_to)
         return spec.to_json()
+    if request.kind is RunKind.FORGET:
+        return forget_spec(fleet, request.source, request.options, run=request.id).to_json()
     return verify_spec(fleet, request.source, request.options).to_json()
 
 
@@ -184,6 +188,38 @@ def _require_known(fleet: Fleet, source: str) -> None:
 
 def _listed(folders: Sequence[str] | None) -> list[str] | None:
     return None if folders is None else list(folders)
+
+
+def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run: str) -> ForgetSpec:
+    """One forget of a source, at its primary or the site that `options` name, under the epoch of now.
+
+    Raises ConfigError, where no snapshots are named also for a source without rules at that site.
+    """
+    now = topology.current(fleet)
+    site = str(options.get("site") or now.primary(source))
+    repository = fleet.repository_of(source)
+    policy = fleet.policy_for(source)
+    rules = policy.retention.rules_at(site) if policy and policy.retention else None
+    given: dict[str, Any] = _allowed(options, {"site", "snapshots"}, "forget")
+    if rules is None and not given.get("snapshots"):
+        whose = f"policy {policy.id} has no retention for site {site}" if policy else "no policy selects it"
+        raise ConfigError(
+            f"nothing says which snapshots of source {source} to keep: {whose}",
+            hint="Give the policy `retention:`, or name the snapshots that are to be forgotten",
+        )
+    return ForgetSpec(
+        **given,
+        site=site_spec(fleet, site),
+        repository=repository,
+        source=source,
+        run=run,
+        passwords=passwords(fleet, repository),
+        rules=rules,
+        timezone=policy.timezone if policy else "UTC",
+        cache_dir=fleet.cache_dir,
+        config=fleet.path,
+        epoch=[now.epoch.number, now.epoch.claimant],
+    )
 
 
 def _allowed(options: Mapping[str, object], known: set[str], what: str) -> dict[str, object]:

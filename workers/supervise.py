@@ -4,6 +4,7 @@ The invariants, in the order in which they matter:
 1. An engine works only while its supervisor does: the supervisor closes it on every way out.
 2. Whoever learns that another holds the lease stops the engine. That Redis is away is no such news: the engine works
    on, and the lease is claimed again (and a wiped ledger told of the run) when Redis is back.
+   One that deletes stops at once, and is given back: while nobody can tell it to stop, it must not go on.
 3. Evidence is noted before the run is ended, so that no tick can find the slot without either.
 4. When the worker is to stop, the engine flushes and ends, then the lease is released, then the bell is rung.
 5. When somebody wants the run to end, the engine flushes and ends under the lease, then the run is ended as cancelled;
@@ -44,6 +45,7 @@ class Stop(Enum):
     """Why an engine was told to stop."""
 
     SHUTDOWN = auto()  # the worker ends: the run is given back
+    AWAY = auto()  # Redis is away, and the run deletes: it is given back
     CANCELLED = auto()  # somebody wants the run to end
     OVERTAKEN = auto()  # another holds the lease, or has ended the run
 
@@ -156,7 +158,7 @@ class Supervisor:
             self._journaled = len(self._packs)
         except LedgerAway as error:
             if not self._away:
-                _log.warning("Redis is away; the work goes on", reason=str(error))
+                self._tell_away(str(error))
             self._away = True
             self._next_contact = boot_clock() + AWAY_EVERY
             return False
@@ -165,6 +167,14 @@ class Supervisor:
         self._away = False
         self._next_contact = boot_clock() + self.lease.seconds / 3
         return True
+
+    def _tell_away(self, reason: str) -> None:
+        if not self.request.kind.deletes:
+            _log.warning("Redis is away; the work goes on", reason=reason)
+            return
+        _log.warning("Redis is away; what deletes stops", reason=reason)
+        if self._stop is None:
+            self._tell_to_stop(Stop.AWAY)
 
     def _renew(self) -> bool:
         if self.lease.held():
@@ -199,10 +209,11 @@ class Supervisor:
             result = {name: value for name, value in self._last.items() if name not in _NO_RESULT}
             # A restore or a verification may be done and still have something to say: see its exit code.
             whole = result.get("complete", True) and not result.get("exit_code", 0)
-            return self._finish(RunState.SUCCEEDED if whole else RunState.INCOMPLETE, result, "", 0)
+            state = RunState.SUCCEEDED if whole else RunState.INCOMPLETE
+            return self._finish(RunState.SUPERSEDED if result.get("superseded") else state, result, "", 0)
         if self._cancel_by:
             return self._finish(RunState.CANCELLED, {}, f"cancelled by {self._cancel_by}", _CANCELLED_CODE)
-        if self._stop is Stop.SHUTDOWN:
+        if self._stop in {Stop.SHUTDOWN, Stop.AWAY}:
             return self._release("")
         error = f"the engine ended without a word (exit code {self.engine.exit_code})"
         if self._last is not None:
@@ -245,7 +256,7 @@ class Supervisor:
 
     def _tell_of_lock(self) -> None:
         """An engine that has not said how it ended was killed, and may have left its repository lock."""
-        if self._last is None and self.request.kind.is_backup:
+        if self._last is None and self.request.kind.locks_by_id:
             self.ledger.lock_left(self.request.id, self.engine.pid)
 
     def _settle(self, act: Callable[[], Word]) -> Word:

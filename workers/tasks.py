@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from shared import topology
 from shared.errors import ConfigError, HoldfastError
 from shared.ledger.errors import LedgerAway
-from shared.ledger.model import Evidence, RunState, Word, slot_text
+from shared.ledger.model import Evidence, RunKind, RunState, Word, slot_text
 from shared.messaging.bell import ring
 from shared.messaging.events import SNAPSHOT_COMMITTED, publish
 from shared.messaging.names import TASK_RUN
@@ -115,7 +115,7 @@ def _work(app: Celery, context: WorkerContext, fleet: Fleet, ledger: Ledger, run
         engine,
         owner=context.owner,
         stopping=context.stopping,
-        note=lambda result: _note(ledger, run, result),
+        note=lambda result: _note(fleet, ledger, run, result),
         site=str(spec["site"]["id"]),
     )
     outcome = supervisor.run()
@@ -151,9 +151,14 @@ def _slot(run: Run) -> str:
     return run.request.slot or slot_text(datetime.fromtimestamp(run.opened, UTC))
 
 
-def _note(ledger: Ledger, run: Run, result: Mapping[str, object]) -> None:
+def _note(fleet: Fleet, ledger: Ledger, run: Run, result: Mapping[str, object]) -> None:
     site = result.get("site")
-    if not run.request.kind.is_backup or not isinstance(site, str):
+    if not isinstance(site, str):
+        return
+    if run.request.kind is RunKind.FORGET and "snapshots" not in run.request.options:
+        host = fleet.source(run.request.source).host or ""  # the run lies with the pools, what is known of it does not
+        ledger.realm(host).note_forget(run.request.source, site, _slot(run))
+    if not run.request.kind.is_backup:
         return
     slot = _slot(run)
     full = result.get("kind", run.request.kind.value.removeprefix("backup-")) == "full"

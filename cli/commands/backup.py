@@ -87,6 +87,8 @@ def _report(app: App, result: Mapping[str, Any]) -> None:
 def describe(result: Mapping[str, Any]) -> list[str]:
     """What a backup did, for people."""
     name = str(result.get("snapshot", ""))[:8]
+    if result.get("superseded"):
+        return [f"snapshot {name} of {result.get('source')} had been made by this run, and was forgotten since"]
     if result.get("existed"):
         return [f"snapshot {name} of {result.get('source')} was there already: this run had been committed"]
     complete = "" if result.get("complete", True) else f", INCOMPLETE: {result.get('unreadable'):,} unreadable"

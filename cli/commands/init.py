@@ -45,6 +45,7 @@ policies:                   # what sources get; the first policy that selects a 
     full: "0 2 * * 0"       # cron, five or six fields, in quotes; in UTC unless `timezone:` says otherwise
     incremental: 1h         # or an interval: 30s, 15m, 1h, 1d
     rpo: 2h                 # no more than this may be lost
+#   retention: {{keep_daily: 7, keep_weekly: 5, keep_monthly: 12}}  # without it all snapshots stay
 
 sources:                    # what is backed up{sources}
 """

@@ -27,13 +27,13 @@ ALLOWED = frozenset(
     {"cat", "check", "diff", "dump", "features", "find", "help", "list", "ls", "mount", "options", "restore"}
     | {"snapshots", "stats", "version"}
 )
-_LATER = "this release forgets, prunes and rewrites nothing; that is to come"
+_LATER = "this release prunes and rewrites nothing; that is to come"
 _LOOK = "`holdfast verify {source}` says what is wrong; a full backup stores again what is missing"
 REFUSED = {
     "backup": "`holdfast backup {source}` does it",
     "cache": "restic's cache lies below cache_dir and may be deleted at any time",
     "copy": "it would write into this repository; to copy from it, run restic itself with the recovery password",
-    "forget": _LATER,
+    "forget": "`holdfast forget {source}` does it, and leaves tombstones",
     "init": "a first `holdfast backup {source}` makes the repository",
     "key": "`holdfast keys {source}` does it, and leaves a tombstone",
     "migrate": _LATER,

@@ -37,8 +37,6 @@ def not_done(file: FleetFile) -> Iterator[str]:
     for name, policy in file.policies.items():
         if policy.copies is not None:
             yield f"policies.{name}.copies: this release makes no copies at other sites"
-        if policy.retention is not None:
-            yield f"policies.{name}.retention: this release deletes no snapshots"
 
 
 def policy_of(source: Source, policies: Iterable[Policy]) -> Policy | None:
@@ -82,6 +80,8 @@ def _policies(file: FleetFile) -> Iterator[tuple[Path, str]]:
         if policy.copies and policy.copies.number and policy.copies.number >= len(keeping):
             reason = f"expected at most {len(keeping) - 1}, with {len(keeping)} sites and one of them primary"
             yield (*place, "copies", "number"), reason
+        for site in policy.retention.sites if policy.retention else ():
+            yield from _keeps_copies((*place, "retention", "sites", site), site, file, keeping)
         if policy.timezone != "UTC" and not _is_timezone(policy.timezone):
             yield (*place, "timezone"), _no_timezone(policy.timezone)
     yield from _shadowed(file)

@@ -38,6 +38,7 @@ from shared.config.values import (
     whole_number,
     wrong,
 )
+from shared.retention import Rules
 
 _BROKERS = ("redis://", "rediss://", "unix://")
 _ALL = Selector("*")
@@ -107,8 +108,8 @@ class Copies(Model):
         return self
 
 
-class Retention(Model):
-    """How many snapshots stay, per kind of period. Kept for prune; nothing is deleted by this release."""
+class Keep(Model):
+    """How many snapshots stay, per kind of period: see `shared.retention`."""
 
     keep_last: Annotated[int, whole_number(" of snapshots")] | None = None
     keep_hourly: Annotated[int, whole_number(" of hours")] | None = None
@@ -117,6 +118,36 @@ class Retention(Model):
     keep_monthly: Annotated[int, whole_number(" of months")] | None = None
     keep_yearly: Annotated[int, whole_number(" of years")] | None = None
     keep_within: Duration | None = None
+
+    @property
+    def rules(self) -> Rules:
+        """The same, for those who decide."""
+        return Rules(
+            last=self.keep_last or 0,
+            hourly=self.keep_hourly or 0,
+            daily=self.keep_daily or 0,
+            weekly=self.keep_weekly or 0,
+            monthly=self.keep_monthly or 0,
+            yearly=self.keep_yearly or 0,
+            within=self.keep_within or 0.0,
+        )
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Self:
+        if self.rules.keeps_nothing and not getattr(self, "sites", None):
+            raise wrong("keeps nothing: give a keep_... of 1 or more, or keep_within")
+        return self
+
+
+class Retention(Keep):
+    """What stays at each site; without rules of its own only the `sites` that are named forget anything."""
+
+    sites: Annotated[dict[Name, Keep], mapping_of("what to keep by site")] = Field(default_factory=dict)
+
+    def rules_at(self, site: str) -> Rules | None:
+        """The rules of a site: its own in place of the others; None where all is kept there."""
+        rules = self.sites[site].rules if site in self.sites else self.rules
+        return None if rules.keeps_nothing else rules
 
 
 class Policy(Named):

@@ -231,7 +231,13 @@ class Ledger:
 
     def note_evidence(self, source: str, site: str, evidence: Evidence) -> None:
         """Note the slots of snapshots that exist; what is older than what is known changes nothing."""
-        arguments = [site, evidence.last, evidence.last_full]
+        self._note(source, [site, evidence.last, evidence.last_full, ""])
+
+    def note_forget(self, source: str, site: str, slot: str) -> None:
+        """Note a forget by the rules, of a source at a site, for a slot; an older one changes nothing."""
+        self._note(source, [site, "", "", slot])
+
+    def _note(self, source: str, arguments: Sequence[str]) -> None:
         guarded(lambda: self._script(scripts.EVIDENCE)(keys=[self.keys.evidence(source)], args=arguments))
 
     def evidence(self, source: str, site: str) -> Evidence | None:

@@ -62,11 +62,22 @@ class RunKind(_Open):
     INCREMENTAL = "backup-incremental"
     RESTORE = "restore"
     VERIFY = "verify"
+    FORGET = "forget"
 
     @property
     def is_backup(self) -> bool:
         """Whether it ends in a snapshot."""
         return self.value.startswith("backup-")
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it deletes: then it stops at once where Redis is away, and no server's own agent may do it."""
+        return self is RunKind.FORGET
+
+    @property
+    def locks_by_id(self) -> bool:
+        """Whether its repository lock bears the run's id, so that the lock of a dead worker can be told and removed."""
+        return self.is_backup or self.deletes
 
 
 class RunState(_Open):

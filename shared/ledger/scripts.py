@@ -284,9 +284,10 @@ return 0  -- a state of a newer release is left alone
 """
 )
 
-# KEYS: evidence. ARGV: site, slot of a snapshot, slot of a full one or empty. Slots only grow; texts compare as times
+# KEYS: evidence. ARGV: site, slot of a snapshot, slot of a full one, slot of a forget, each may be empty. Slots only
+# grow; texts compare as times
 EVIDENCE = """
-for i, name in ipairs({ARGV[1] .. '|last', ARGV[1] .. '|full'}) do
+for i, name in ipairs({ARGV[1] .. '|last', ARGV[1] .. '|full', ARGV[1] .. '|forget'}) do
   local slot = ARGV[i + 1]
   if slot ~= '' and slot > (redis.call('HGET', KEYS[1], name) or '') then
     redis.call('HSET', KEYS[1], name, slot)

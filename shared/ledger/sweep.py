@@ -64,16 +64,18 @@ end
 return cjson.encode(all)
 """
 
-# KEYS: prefixes of realms; ARGV: source and site for each; only reads. Answers in JSON, three texts a source: the slots
-# of its last snapshot and of its last full one there, and "1" while a backup of it is not over.
+# KEYS: prefixes of realms; ARGV: source and site for each; only reads. Answers in JSON, four texts a source: the slots
+# of its last snapshot, of its last full one and of its last forget there, and "1" while a backup of it is not over.
 _SOURCES = """
 local all = {}
 for i, prefix in ipairs(KEYS) do
   local source, site = ARGV[2 * i - 1], ARGV[2 * i]
-  local slots = redis.call('HMGET', prefix .. 'evidence:' .. source, site .. '|last', site .. '|full')
-  all[3 * i - 2] = slots[1] or ''
-  all[3 * i - 1] = slots[2] or ''
-  all[3 * i] = redis.call('EXISTS', prefix .. 'backups:' .. source) == 1 and '1' or ''
+  local evidence = prefix .. 'evidence:' .. source
+  local slots = redis.call('HMGET', evidence, site .. '|last', site .. '|full', site .. '|forget')
+  all[4 * i - 3] = slots[1] or ''
+  all[4 * i - 2] = slots[2] or ''
+  all[4 * i - 1] = slots[3] or ''
+  all[4 * i] = redis.call('EXISTS', prefix .. 'backups:' .. source) == 1 and '1' or ''
 end
 return cjson.encode(all)
 """
@@ -85,6 +87,7 @@ class SourceState:
 
     evidence: Evidence | None  # None: nothing at all (look at the site)
     busy: bool  # a backup of it is queued or under way
+    forgot: str = ""  # the slot of the last forget; empty: none is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +144,8 @@ def states(pools: Ledger, sources: Sequence[tuple[str, str, str]]) -> list[Sourc
 
     texts = [text for answer in _each(pools, list(_batches(sources)), look) for text in json.loads(answer)]
     return [
-        SourceState(Evidence(last, full) if last or full else None, bool(busy))
-        for last, full, busy in zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+        SourceState(Evidence(last, full) if last or full else None, bool(busy), forgot)
+        for last, full, forgot, busy in zip(texts[::4], texts[1::4], texts[2::4], texts[3::4], strict=True)
     ]
 
 
@@ -183,12 +186,16 @@ def history(pools: Ledger, heads: Sequence[Head], source: str, count: int) -> li
     return load(pools, [(host, run_id) for host, ids in zip(hosts, lists, strict=True) for run_id in ids])
 
 
-def open_backups(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> list[tuple[Opened, str]]:
-    """Open backups, each (host, request), as `Ledger.open_backup` does. Raises LedgerAway: some may be open then."""
+def open_runs(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> list[tuple[Opened, str]]:
+    """Open runs, each (host, request); a backup joins as in `Ledger.open_backup`.
+
+    Raises LedgerAway: some may be open then.
+    """
     script = pools.client.register_script(scripts.OPEN)
 
     def act(pipe: Pipeline, one: tuple[str, RunRequest]) -> None:
-        keys, arguments = transition(Keys(one[0]), one[1].id, open_arguments(one[1], JOINS_ANY))
+        joins = JOINS_ANY if one[1].kind.is_backup else ""
+        keys, arguments = transition(Keys(one[0]), one[1].id, open_arguments(one[1], joins))
         script(keys=keys, args=arguments, client=pipe)
 
     answers = _each(pools, requests, act)

@@ -18,7 +18,7 @@ from shared.ledger.model import ATTEMPTS, Run, RunKind, RunRequest, RunState, Wo
 from shared.ledger.roll import Roll, WorkerInfo, worker_of
 from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url
-from shared.messaging.names import host_restore_queue, queue_of
+from shared.messaging.names import host_restore_queue, queue_of, realm_of
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
@@ -47,7 +47,7 @@ def open_and_ring(
     facts = fleet.source(source)
     if host:
         fleet.require_host(host)
-    ledger = ledger_of(fleet, host or facts.host or "")
+    ledger = ledger_of(fleet, host or realm_of(kind, facts))
     policy = fleet.policy_for(source)
     request = RunRequest(
         id=new_run_id(),

@@ -34,6 +34,7 @@ _CAPABILITY = {
     RunKind.INCREMENTAL: BACKUP,
     RunKind.RESTORE: RESTORE,
     RunKind.VERIFY: MAINTENANCE,
+    RunKind.FORGET: MAINTENANCE,
 }
 _HOST = "host."
 _RESTORES = f".{RESTORE}"  # no host's name ends so: the configuration refuses that
@@ -54,8 +55,18 @@ def pool_queue(pool: str, capability: str) -> str:
     return f"pool.{pool}.{capability}" if pool else capability
 
 
+def realm_of(kind: RunKind, source: SourceFacts) -> str:
+    """The realm of the ledger in which a run of this source lies: of those who may do it."""
+    return "" if kind.deletes else source.host or ""
+
+
 def queue_of(kind: RunKind, source: SourceFacts) -> str:
-    """Where a run of this source is rung: its host's queue, or its pool's, for this kind of work."""
+    """Where a run of this source is rung: its host's queue, or its pool's, for this kind of work.
+
+    What deletes goes to the unnamed pool: it needs the site alone, and rights there that an agent must not have.
+    """
+    if kind.deletes:
+        return _CAPABILITY[kind]
     if source.host:
         return host_restore_queue(source.host) if kind is RunKind.RESTORE else host_queue(source.host)
     return pool_queue(source.pool or "", _CAPABILITY[kind])

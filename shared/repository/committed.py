@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from shared.repository.repository import Repository
 
 COMMITS, SNAPSHOTS = "holdfast/commits/", "snapshots/"
+FORGOTTEN = "holdfast/forgotten/"  # the tombstones of snapshots, by their ids
 
 
 def committed(repo: Repository, run: str) -> Snapshot | None:

@@ -164,7 +164,7 @@ def test_a_forgotten_run_stays_forgotten(bench: Bench, zygotes: tuple[Zygote, Zy
     os.unlink(os.path.join(bench.path, "snapshots", snapshot))
     trap = bench.trap()
     again = zygotes[0].run("backup", bench.spec(RUN), trap=trap, set_=QUICK)
-    assert (again.error, again.result["snapshot"], again.result["existed"]) == ("", snapshot, True)
+    assert (again.error, again.result["snapshot"], again.result["superseded"]) == ("", snapshot, True)
     assert bench.names("snapshots") == set()
     assert operations(trap.record, WRITES) == []
 

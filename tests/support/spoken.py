@@ -37,6 +37,7 @@ class Speaker:
         self.open()
         self.configuration()
         self.by_itself()
+        self.retention()
         self.passwords_and_locks()
         self.with_everything_up()
         self.damaged()
@@ -98,6 +99,20 @@ class Speaker:
         self.ask("restore", "restore", "data", "--direct", "--to", "out", "--verify")
         self.ask("verify", "verify", "data", "--direct", "--data")
 
+    def retention(self) -> None:
+        """What stays, what is held, what is forgotten."""
+        path = self.shop.conf / "holdfast.yaml"
+        text = path.read_text()
+        path.write_text(text.replace("  standard:\n", "  standard:\n    retention: {keep_last: 1}\n"))
+        self.ask("backup", "backup", "data", "--direct")
+        self.ask("hold add", "hold", "add", "data", "latest~1", "--reason", "INC-77")
+        self.ask("hold add", "hold", "add", "data", "latest~1", "--reason", "INC-77", "--until", "2127-01-01")
+        self.ask("hold list", "hold", "list", "data")
+        self.ask("retention preview", "retention", "preview", "data")
+        self.ask("forget", "forget", "data", "--dry-run")
+        self.ask("forget", "forget", "data", "--direct")
+        self.ask("hold remove", "hold", "remove", "data", "--all")
+
     def dump(self, what: str) -> Any:
         """What is said on stderr, while the content goes to stdout."""
         command = [sys.executable, "-m", "cli.main", "dump", f"data:{self.shop.data}/{what}", "--json"]
@@ -142,6 +157,7 @@ class Speaker:
             ask("backup", "backup", "data", "--follow")
             ask("restore", "restore", "data", "--to", "out-2")
             ask("verify", "verify", "data")
+            ask("forget", "forget", "data")
             ask("runs list", "runs", "list")
             ask("runs show", "runs", "show", run)
             waiting = ask("runs cancel", "runs", "cancel", run)["run"]

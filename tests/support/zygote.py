@@ -107,7 +107,14 @@ def _create(arguments: dict[str, Any], _on_event: object) -> dict[str, Any]:
     return {"restic_id": repo.restic_id}
 
 
-JOBS = {"backup": _backup, "create": _create}
+def _forget(arguments: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    from workers.maintenance.forget import run_forget
+    from workers.maintenance.forget_spec import ForgetSpec
+
+    return run_forget(ForgetSpec.from_json(arguments), on_event, lambda: None).to_json()
+
+
+JOBS = {"backup": _backup, "create": _create, "forget": _forget}
 
 
 def wrap_stores(trap: Trap) -> None:
@@ -183,7 +190,12 @@ def _kill_the_rest() -> int:
 
 def main() -> None:
     """Serve jobs until stdin ends."""
-    for module in ("workers.backup.run", "shared.repository.indexcache", "shared.storage.directory"):
+    for module in (
+        "workers.backup.run",
+        "workers.maintenance.forget",
+        "shared.repository.indexcache",
+        "shared.storage.directory",
+    ):
         importlib.import_module(module)  # once, for all who are forked
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     for line in sys.stdin:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from cli.effective import duration, size
+from cli.effective import size
 from cli.main import main
+from shared.retention import span
 
 PLANTED = "hunter2-planted"
 TEXT = f"""\
@@ -80,7 +81,6 @@ def test_warnings_tell_what_may_not_be_meant(capsys: pytest.CaptureFixture[str])
     put(TEXT.replace("recovery.password", "none.password"))
     warnings = ask(capsys, "config", "check")["warnings"]
     assert [line.partition(": ")[0] for line in warnings] == [
-        "policies.web.retention",
         "sources.db/orders.command",
         "sources.lone",
         "sources.lone",
@@ -185,7 +185,7 @@ def test_a_password_in_a_brokers_url_is_not_shown(capsys: pytest.CaptureFixture[
 
 def test_values_are_shown_as_the_file_says_them() -> None:
     """Lengths of time and sizes, such that they can be pasted back."""
-    assert [duration(seconds) for seconds in (1, 0.5, 90, 5400, 86400, 694861)] == [
+    assert [span(seconds) for seconds in (1, 0.5, 90, 5400, 86400, 694861)] == [
         "1s",
         "0.5s",
         "1m30s",

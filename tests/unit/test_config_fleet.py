@@ -243,6 +243,16 @@ def test_more_than_twenty_problems_are_cut(tmp_path: Path) -> None:
         ("policies: {p: {full: 1d, copies: {number: 1}}}\n", "policies.p.copies.number: expected at most 0"),
         ("policies: {p: {full: 1d, copies: {}}}\n", "policies.p.copies: give either sites, or a number"),
         ("policies: {p: {rpo: 1h}}\n", "policies.p: has no schedule"),
+        ("policies: {p: {full: 1d, retention: {}}}\n", "policies.p.retention: keeps nothing"),
+        ("policies: {p: {full: 1d, retention: {keep_daily: 0}}}\n", "policies.p.retention: keeps nothing"),
+        (
+            "policies: {p: {full: 1d, retention: {keep_daily: 1, sites: {a: {keep_last: 0}}}}}\n",
+            "policies.p.retention.sites.a: keeps nothing",
+        ),
+        (
+            "policies: {p: {full: 1d, retention: {sites: {b: {keep_last: 1}}}}}\n",
+            'policies.p.retention.sites.b: there is no site "b"; there are: a',
+        ),
         ("policies: {p: {full: 1d, timezone: Mars/Olympus}}\n", 'expected a time zone as "Europe/Berlin"'),
         ("policies: {p: {full: 1d, rpo: 60}}\n", "policies.p.rpo: expected a length of time"),
         ("policies: {p: {full: 1d, select: web}}\n", "policies.p.select: expected labels to select by"),
@@ -271,7 +281,6 @@ def test_what_this_release_does_not_do_is_said(tmp_path: Path) -> None:
     """Nobody believes in copies that are not made."""
     assert Fleet.load(write(tmp_path, GOOD)).not_done() == [
         "policies.databases.copies: this release makes no copies at other sites",
-        "policies.databases.retention: this release deletes no snapshots",
         "policies.rest.copies: this release makes no copies at other sites",
     ]
 

@@ -31,12 +31,12 @@ from shared.repository import (
     tree,
 )
 from shared.repository.absent import DOOMED, QUARANTINE
-from shared.repository.committed import COMMITS
+from shared.repository.committed import COMMITS, FORGOTTEN
+from shared.repository.holds import HOLDS
 from shared.repository.indexcache import layout
 from shared.repository.repository import VERSION
 from shared.repository.snapshot import Snapshot, encode_snapshot, make_tags
 from shared.storage.durable import TEMPORARY_PREFIX
-from workers.backup.commit import FORGOTTEN
 from workers.backup.engine import known, treecache
 from workers.maintenance import treecheck
 
@@ -318,7 +318,7 @@ def test_our_own_objects_are_as_documented() -> None:
     """Each place below holdfast/, and what local caches begin with."""
     section = FORMAT.partition("## Holdfast's own objects")[2]
     places = [codes(row[0])[0].partition("<")[0] for row in table(section, "place", "what")]
-    assert places == [COMMITS, QUARANTINE, DOOMED, FORGOTTEN]
+    assert places == [COMMITS, QUARANTINE, DOOMED, FORGOTTEN, HOLDS]
     assert f"`{layout.MAGIC.decode()}`" in FORMAT
     assert f"`{snapshotcache.MAGIC.decode()}`" in FORMAT
     assert json.dumps(treecache._MAGIC.decode()) in FORMAT
@@ -340,6 +340,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`policies.<name>`": models.Policy,
     "`policies.<name>.copies`": models.Copies,
     "`policies.<name>.retention`": models.Retention,
+    "`policies.<name>.retention.sites.<site>`": models.Keep,
     "`sources.<id>`": models.Source,
     "`sources.<id>.hooks`": models.Hooks,
     "Secrets": Secret,
@@ -412,7 +413,8 @@ def test_the_example_is_a_configuration() -> None:
 def test_the_s3_policies_are_json() -> None:
     """They can be copied as they stand."""
     blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs/sites.md").read_text(), re.DOTALL)
-    assert [set(json.loads(block)) for block in blocks] == [{"Version", "Statement"}, {"Effect", "Action", "Resource"}]
+    statement = {"Effect", "Action", "Resource"}
+    assert [set(json.loads(block)) for block in blocks] == [{"Version", "Statement"}, statement, statement]
 
 
 def test_the_readme_shows_commands_that_exist() -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from shared.errors import UsageError
 from shared.repository import keyring
+from shared.repository.committed import FORGOTTEN
 from shared.repository.crypto import MasterKey
 from shared.repository.keyring import KeyNeeded, add_key, pick, read_keys, remove_key
 from shared.repository.keys import make_key_file
 from shared.storage import ObjectStore, open_store
-from workers.backup.commit import FORGOTTEN
 
 KEY = MasterKey.from_bytes(bytes(range(1, 65)))
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)  # as derived passwords look: a low N is allowed

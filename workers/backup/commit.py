@@ -19,7 +19,7 @@ from enum import Enum, auto
 
 from shared.errors import BackupError
 from shared.repository.absent import absent_packs
-from shared.repository.committed import COMMITS, SNAPSHOTS
+from shared.repository.committed import COMMITS, FORGOTTEN, SNAPSHOTS
 from shared.repository.errors import Damaged
 from shared.repository.indexcache import IndexCache, Location
 from shared.repository.locks import RepositoryLock
@@ -29,7 +29,6 @@ from shared.repository.snapshot import Snapshot, decode_snapshot
 from shared.repository.tree import decode_tree
 from shared.storage.api import MissingObject
 
-FORGOTTEN = "holdfast/forgotten/"
 _WALK_BATCH, _DATA_BATCH = 4096, 1 << 16  # trees, and blobs of files, that are looked up together
 
 LookAfter = Callable[[], None]  # what is to be done now and then in a long stretch: keep the lock, heed a signal

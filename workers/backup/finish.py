@@ -9,7 +9,7 @@ from shared.repository.gojson import time_string
 from shared.repository.keys import username
 from shared.repository.snapshot import Snapshot, encode_snapshot, make_tags
 from shared.version import VERSION
-from workers.backup.commit import Commit
+from workers.backup.commit import Commit, State
 from workers.backup.engine.coordinator import Counts
 from workers.backup.engine.sources import Resolved
 from workers.backup.spec import BackupResult, BackupSpec
@@ -75,7 +75,7 @@ def describe(
 
 
 def existing_result(spec: BackupSpec, commit: Commit, duration: float) -> BackupResult:
-    """The result of a run whose commit stands, as far as the snapshot itself tells."""
+    """The result of a run whose commit stands, as far as the snapshot itself tells; it may be forgotten since."""
     snapshot = commit.snapshot
     return BackupResult(
         snapshot=commit.id,
@@ -88,5 +88,6 @@ def existing_result(spec: BackupSpec, commit: Commit, duration: float) -> Backup
         complete=snapshot.complete if snapshot else False,
         unreadable=snapshot.unreadable if snapshot else 0,
         existed=True,
+        superseded=commit.state is State.FORGOTTEN,
         duration=duration,
     )

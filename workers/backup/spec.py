@@ -89,6 +89,7 @@ class BackupResult:
     parent: str = ""
     complete: bool = True
     existed: bool = False  # an earlier attempt had committed already
+    superseded: bool = False  # and that snapshot was forgotten since: it is not made again
     unreadable: int = 0
     problems: list[str] = field(default_factory=list)  # the first hundred of them
     warnings: list[str] = field(default_factory=list)  # of the repository, not of this snapshot

@@ -1,0 +1,30 @@
+"""When the rules of a source's retention are to be applied: once a day, a pure function of source, evidence and time.
+
+Each source has a time of the day of its own, a hash of its id, so that a fleet's forgets are spread over the day. For
+an hour from then on it is due until one has been done. What was missed (the scheduler was down, the repository was
+locked, Redis was emptied and nobody knows) is due in one minute of every six hours, by another hash: thousands that
+were missed are spread, too, and a machine that is on for a working day comes to it. Doing one again is harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+from shared.ledger.model import slot_text
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY = 86400
+_AT_FIRST = timedelta(hours=1)
+_ROUND = 360  # minutes, in one of which what was missed is due
+
+
+def forget_due(source: str, done: str, now: datetime) -> str:
+    """The slot of the forget that is due at `now`, empty where none is. `done`: the last one's, empty: not known."""
+    digest = hashlib.sha256(f"holdfast forget 1\0{source}".encode()).digest()
+    moment, minute = int.from_bytes(digest[:8]) % _DAY, int.from_bytes(digest[8:16]) % _ROUND
+    since = (now - _EPOCH).total_seconds()
+    slot = _EPOCH + timedelta(seconds=(since - moment) // _DAY * _DAY + moment)
+    if done >= slot_text(slot):
+        return ""
+    return slot_text(slot) if now - slot < _AT_FIRST or since // 60 % _ROUND == minute else ""
