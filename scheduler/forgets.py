@@ -9,22 +9,29 @@ were missed are spread, too, and a machine that is on for a working day comes to
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import lru_cache
 
 from shared.ledger.model import slot_text
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY = 86400
-_AT_FIRST = timedelta(hours=1)
+_DAY = 86400  # seconds, as are the next
+_AT_FIRST = 3600
 _ROUND = 360  # minutes, in one of which what was missed is due
 
 
 def forget_due(source: str, done: str, now: datetime) -> str:
     """The slot of the forget that is due at `now`, empty where none is. `done`: the last one's, empty: not known."""
-    digest = hashlib.sha256(f"holdfast forget 1\0{source}".encode()).digest()
-    moment, minute = int.from_bytes(digest[:8]) % _DAY, int.from_bytes(digest[8:16]) % _ROUND
-    since = (now - _EPOCH).total_seconds()
-    slot = _EPOCH + timedelta(seconds=(since - moment) // _DAY * _DAY + moment)
-    if done >= slot_text(slot):
+    moment, minute = _places(source)
+    since = int(now.timestamp())
+    late = (since - moment) % _DAY
+    if late >= _AT_FIRST and since // 60 % _ROUND != minute:
         return ""
-    return slot_text(slot) if now - slot < _AT_FIRST or since // 60 % _ROUND == minute else ""
+    slot = slot_text(datetime.fromtimestamp(since - late, UTC))
+    return slot if slot > done else ""
+
+
+@lru_cache(maxsize=1 << 16)
+def _places(source: str) -> tuple[int, int]:
+    """A source's second of the day, and its minute of the round."""
+    digest = hashlib.sha256(f"holdfast forget 1\0{source}".encode()).digest()
+    return int.from_bytes(digest[:8]) % _DAY, int.from_bytes(digest[8:16]) % _ROUND

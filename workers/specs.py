@@ -63,6 +63,8 @@ def spec_for(
         spec = restore_spec(fleet, request.source, request.options)
         spec.within = [] if fleet.restore_to is None and agent else _listed(fleet.restore_to)
         return spec.to_json()
+    if request.kind.deletes and agent:
+        raise ConfigError(f"an agent does no {request.kind.value}: a server may delete nothing at a site")
     if request.kind is RunKind.FORGET:
         return forget_spec(fleet, request.source, request.options, run=request.id).to_json()
     return verify_spec(fleet, request.source, request.options).to_json()
@@ -217,6 +219,7 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
         rules=rules,
         timezone=policy.timezone if policy else "UTC",
         cache_dir=fleet.cache_dir,
+        limits=engine_limits(fleet),
         config=fleet.path,
         epoch=[now.epoch.number, now.epoch.claimant],
     )

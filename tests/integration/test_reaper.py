@@ -205,6 +205,17 @@ def test_a_fence_that_left_no_lock_is_forgotten(ledger: Ledger, small: SmallFlee
     assert ledger.fenced() == []
 
 
+def test_the_exclusive_lock_of_a_dead_forget_is_removed(ledger: Ledger, small: SmallFleet) -> None:
+    """Else backups would wait for half an hour; no run's snapshot is looked for."""
+    repository = create(small)
+    run_id = dead(small, ledger, RunKind.FORGET)
+    lock(small, repository, f"backup2/holdfast/{run_id}", age=10)
+    unlock = Unlocker(small.fleet)
+    unlock(ledger)
+    unlock.wait(20)
+    assert (locks(repository), ledger.fenced()) == ([], [])
+
+
 def test_a_tick_reaps_unlocks_and_tells_what_it_gave_up(ledger: Ledger, small: SmallFleet) -> None:
     """A run that has died five times is not rung again, and its slot waits."""
     repository = create(small)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from shared.ledger.ledger import Claim, Ledger
-from shared.ledger.model import RunRequest, RunState, Word
+from shared.ledger.model import RunKind, RunRequest, RunState, Word
 from tests.support.fleets import SmallFleet, alive
 from tests.support.ledgers import a_run, own_ledger, until
 from tests.support.tools import ValkeyServer
@@ -36,7 +36,8 @@ class Scene:
         lease = self.ledger.claim(self.request.id, "me").lease
         assert lease is not None
         journal = self.ledger.journal(self.request.id)
-        spec = specs.spec_for(self.small.fleet, self.request, journal=journal)
+        known = replace(self.request, kind=RunKind.FULL)  # the fake engine takes its orders from what is backed up
+        spec = specs.spec_for(self.small.fleet, known, journal=journal)
         engine = EngineProcess(ENGINE, spec)
         outcome = Supervisor(self.ledger, self.request, lease, engine, owner="me", stopping=stopping, grace=grace).run()
         assert not alive(engine.pid)
@@ -221,6 +222,28 @@ def test_a_wiped_redis_is_told_of_the_run_again(scene: Scene) -> None:
     assert result().state is RunState.SUCCEEDED
     assert scene.state is RunState.SUCCEEDED
     assert len(scene.small.starts) == 1
+
+
+def test_a_redis_that_is_away_stops_what_deletes(scene: Scene) -> None:
+    """Nobody could tell it to stop: its engine ends at once, and the run is given back when Redis is there again."""
+    scene.request = a_run(kind=RunKind.FORGET)
+    scene.ledger.open(scene.request)
+    scene.small.behave("hang", seconds=60)
+    result = scene.in_background()
+    until(lambda: scene.state is RunState.RUNNING)
+    engine = scene.small.starts[0]["pid"]
+    scene.server.kill()
+    until(lambda: not alive(engine), what="the engine's end")
+    scene.server.start()
+    outcome = result()
+    assert (outcome.word, outcome.error, scene.state) == (Word.RELEASED, "", RunState.QUEUED)
+
+
+def test_a_forgotten_snapshots_run_is_superseded(scene: Scene) -> None:
+    """Its engine found the tombstone: the slot is served, and no snapshot is there."""
+    scene.small.behave("superseded")
+    assert scene.supervise().state is RunState.SUPERSEDED
+    assert scene.state is RunState.SUPERSEDED
 
 
 def test_a_redis_that_is_away_stops_no_backup(scene: Scene) -> None:

@@ -59,6 +59,7 @@ def main() -> int:
         complete=behaviour != "incomplete",
         files_new=1,
         files_changed=0,
+        superseded=behaviour == "superseded",
     )
     return 3 if behaviour == "incomplete" else 0
 

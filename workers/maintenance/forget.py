@@ -40,6 +40,7 @@ from shared.repository.snapshot import Snapshot
 from shared.retention import LAST_GOOD, Point, Verdict, decide, protected
 from shared.storage.api import Denied, MissingObject, Permanent, StoreFull
 from workers.access import open_repository
+from workers.limits import obey
 from workers.maintenance.forget_spec import SHOWN, ForgetReport, ForgetSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -77,10 +78,12 @@ def run_forget(spec: ForgetSpec, on_event: OnEvent, guard: Guard) -> ForgetRepor
     UsageError, other RepositoryErrors, StorageError, Interrupted; what was begun is finished by the next one.
     """
     began = time.monotonic()
+    notes = obey(spec.limits)
     repo = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
     repo.require_writable()
     with _stop_signals() as stopping:
         report = _Forget(spec, repo, on_event, guard, stopping).run()
+    report.notes += notes
     report.duration = time.monotonic() - began
     return report
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from shared.retention import Rules
 from workers.backup.spec import SiteSpec
+from workers.limits import EngineLimits
 
 SHOWN = 100  # ids in a report: it lies in the ledger
 
@@ -25,6 +26,7 @@ class ForgetSpec:
     snapshots: list[str] = field(default_factory=list)  # ids, or beginnings of some: these alone, whatever rules say
     dry_run: bool = False
     cache_dir: str = ""
+    limits: EngineLimits = field(default_factory=EngineLimits)
     config: str = ""  # the configuration's path: what says which epoch it is
     epoch: list[Any] = field(default_factory=lambda: [0, ""])  # the one under which it began: number, claimant
 
@@ -36,7 +38,8 @@ class ForgetSpec:
     def from_json(cls, data: dict[str, Any]) -> ForgetSpec:
         """Read what `to_json` gave. Raises TypeError or KeyError for what is not a spec."""
         rules = Rules(**data["rules"]) if data["rules"] is not None else None
-        return cls(**{**data, "site": SiteSpec(**data["site"]), "rules": rules})
+        more = {"site": SiteSpec(**data["site"]), "rules": rules, "limits": EngineLimits(**data["limits"])}
+        return cls(**{**data, **more})
 
 
 @dataclass(slots=True)
