@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import format as show
-from cli.commands import backup
+from cli.commands import backup, forget
 from cli.progress import describe
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def details(run: Run, now: float) -> list[str]:
         said = one.error or ("ended well" if run.state.is_final and one is run.attempts[-1] else "given back")
         took = show.duration(max(0.0, one.ended - one.started))
         lines.append(f"attempt  {one.number} by {one.owner}, {show.moment(one.started)}, {took}: {said}")
-    lines += _backup(run) if request.kind.is_backup else _result(run.result)
+    lines += _said(run)
     if run.error:
         lines.append(f"error    {run.error} (exit code {run.exit_code})" if run.exit_code else f"error    {run.error}")
     return [*lines, *(f"try      {command}" for command in ways_out(run))]
@@ -152,6 +152,14 @@ def _progress(run: Run, now: float) -> list[str]:
     current = str(run.progress.get("current", ""))
     current = "".join(char if char.isprintable() else "?" for char in current)
     return [f"so far   {said}{f': {current}' if current else ''}"]
+
+
+def _said(run: Run) -> list[str]:
+    if run.request.kind.is_backup:
+        return _backup(run)
+    if run.request.kind.value == "forget" and "forgotten" in run.result:
+        return [f"result   {line}" for line in forget.describe(run.result)]
+    return _result(run.result)
 
 
 def _backup(run: Run) -> list[str]:

@@ -95,7 +95,8 @@ def add(
     nanoseconds = int(end.timestamp()) * 10**9 if end else None
     held = [add_hold(view.repository, name, source, reason, nanoseconds) for name in chosen]
     data = {"source": source, "site": view.place, "holds": [as_json(one, 0.0) for one in held]}
-    undo = f"undo: holdfast hold remove {source} {'--all' if everything else ' '.join(name[:8] for name in chosen)}"
+    what = "--all" if everything else " ".join(name[:8] for name in chosen)
+    undo = f"undo: holdfast hold remove {source} {what}{f' --site {site}' if site else ''}"
     app.result(data, *(describe(one, 0.0) for one in held), undo if held else "there are no snapshots yet")
 
 
