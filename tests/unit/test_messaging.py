@@ -9,14 +9,16 @@ import pytest
 import redis
 
 from shared import topology
-from shared.ledger.model import RunKind
+from shared.errors import ConfigError
+from shared.ledger.model import RunKind, RunRequest
 from shared.messaging import bell
 from shared.messaging.app import celery_queues, make_app
 from shared.messaging.broker import broker_url, celery_broker, embedded_socket
-from shared.messaging.names import TASK_RUN, queue_in, queue_of, redis_list, worker_queues
+from shared.messaging.names import TASK_RUN, queue_in, queue_of, realm_of, redis_list, worker_queues
 from shared.topology import Epoch, StaleEpoch
 from tests.support.fleets import SmallFleet
 from tests.support.tools import ValkeyServer
+from workers import specs
 
 
 def test_the_embedded_socket_fits_the_kernels_bound() -> None:
@@ -85,7 +87,20 @@ def test_a_run_is_rung_where_its_source_can_be_read(tmp_path: os.PathLike[str]) 
     assert queue_of(RunKind.RESTORE, source.model_copy(update={"pool": "nas"})) == "pool.nas.restore"
     on_db1 = source.model_copy(update={"host": "db1"})
     assert queue_of(RunKind.RESTORE, on_db1) == "host.db1.restore"
-    assert {queue_of(kind, on_db1) for kind in RunKind if kind is not RunKind.RESTORE} == {"host.db1"}
+    others = [kind for kind in RunKind if kind is not RunKind.RESTORE and not kind.deletes]
+    assert {queue_of(kind, on_db1) for kind in others} == {"host.db1"}
+
+
+def test_what_deletes_is_rung_for_workers_of_the_unnamed_pool(tmp_path: os.PathLike[str]) -> None:
+    """Wherever its source is read: a server's own agent may delete nothing, and does none of it."""
+    small = SmallFleet(str(tmp_path))
+    source = small.fleet.source("web1")
+    for more in ({"host": "db1"}, {"pool": "nas"}, {}):
+        here = source.model_copy(update=more)
+        assert (queue_of(RunKind.FORGET, here), realm_of(RunKind.FORGET, here)) == ("maintenance", "")
+    forget = RunRequest("0" * 32, RunKind.FORGET, "web1", options={"snapshots": ["ab" * 32]})
+    with pytest.raises(ConfigError, match="an agent does no forget"):
+        specs.spec_for(small.fleet, forget, agent=True)
 
 
 @pytest.mark.parametrize(
