@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shared.config.secrets import Credentials, Secret
 
 _HIDDEN = "***"
+_REASONS = 3  # policies of which it is said why a source does not follow them
 
 
 def effective(fleet: Fleet) -> dict[str, Any]:
@@ -37,6 +38,11 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "compression": fleet.defaults.compression,
             "pack_size": size(fleet.defaults.pack_size),
             "read_concurrency": fleet.defaults.read_concurrency or "one per core",
+        },
+        "scheduling": {
+            "runs": fleet.scheduling.runs or "any number",
+            "runs_per_site": fleet.scheduling.runs_per_site or "any number",
+            "runs_per_host": fleet.scheduling.runs_per_host,
         },
         "exporter": {"listen": fleet.metrics_address or "off"},
         "limits": {
@@ -76,22 +82,23 @@ def effective_source(fleet: Fleet, name: str) -> dict[str, Any]:
 
 def because(fleet: Fleet, source: Source) -> str:
     """Why a source follows the policy that it follows, or none."""
-    passed: list[str] = []
-    for name, policy in fleet.policies.items():
-        lacking = [_lacking(key, wanted, source) for key, wanted in policy.select.terms]
-        reasons = [reason for reason in lacking if reason]
-        if not reasons:
-            first = (
-                f"select {policy.select} is for all sources"
-                if not policy.select.terms
-                else (f"its labels are those of select {policy.select}")
-            )
-            return "; ".join([first, *passed])
-        passed.append(f"{name} comes before, but {reasons[0]}")
-    if not passed:
+    own = fleet.policy_for(source.id)
+    passed = [one for one in fleet.policies.values() if own is None or one.select.rank > own.select.rank]
+    passed.sort(key=lambda one: -one.select.rank)
+    reasons = [f"{one.id} wants {_lacking(one, source)}" for one in passed[:_REASONS]]
+    if len(passed) > _REASONS:
+        reasons.append(f"{len(passed) - _REASONS} more do not select it")
+    if own is None and not passed:
         return "there are no policies: it is backed up only by hand"
-    wording = [one.replace(" comes before, but ", ": ") for one in passed]
-    return f"no policy selects it, so it is backed up only by hand ({'; '.join(wording)})"
+    if own is None:
+        return f"no policy selects it, so it is backed up only by hand ({'; '.join(reasons)})"
+    select = own.select
+    first = f"its labels are those of select {select}" if select.terms else f"select {select} is for all sources"
+    others = [one.id for one in fleet.selecting(source.id)[1:]]
+    if others:
+        more = f" and {len(others) - _REASONS} more" if len(others) > _REASONS else ""
+        reasons.insert(0, f"less specific: {', '.join(others[:_REASONS])}{more}")
+    return "; ".join([first, *reasons])
 
 
 def warnings(fleet: Fleet) -> Iterator[str]:
@@ -108,10 +115,7 @@ def warnings(fleet: Fleet) -> Iterator[str]:
             yield f"sources.{name}.command: this release can't back up what a program prints"
         elif not source.has_body:
             yield f"sources.{name}: has no paths; nothing can be read until it has"
-    followed = {policy.id for name in fleet.sources if (policy := fleet.policy_for(name))}
-    for name in fleet.policies:
-        if name not in followed and fleet.sources:
-            yield f"policies.{name}: no source follows it"
+    yield from _idle_policies(fleet)
     references: list[tuple[str, Secret | Credentials]] = [
         ("secret", fleet.secret),
         ("recovery_password", fleet.recovery_password),
@@ -138,11 +142,26 @@ def rate(count: int) -> str:
     return size(count)
 
 
-def _lacking(key: str, wanted: str, source: Source) -> str:
-    got = source.labels.get(key)
-    if got == wanted:
-        return ""
-    return f"it wants {key}={wanted}, and this source has " + (f"{key}={got}" if got is not None else f"no {key}")
+def _idle_policies(fleet: Fleet) -> Iterator[str]:
+    """Policies that do nothing, where there is anything to do."""
+    takers: dict[str, set[str]] = {name: set() for name in fleet.policies}
+    for name in fleet.sources:
+        selecting = fleet.selecting(name)
+        for policy in selecting:
+            takers[policy.id].add(selecting[0].id)
+    for name, taken in takers.items():
+        if not taken and fleet.sources:
+            yield f"policies.{name}: no source follows it: {fleet.policies[name].select} selects none"
+        elif taken and name not in taken:
+            few = ", ".join(sorted(taken)[:_REASONS]) + (" and others" if len(taken) > _REASONS else "")
+            yield f"policies.{name}: no source follows it: what it selects follows more specific ones ({few})"
+
+
+def _lacking(policy: Policy, source: Source) -> str:
+    """The first term of a policy that a source does not fulfil, and what it has in its place."""
+    term = next(one for one in policy.select.terms if not one.holds(source.labels))
+    got = source.labels.get(term.key)
+    return f"{term}, and this source has " + (f"{term.key}={got}" if got is not None else f"no {term.key}")
 
 
 def _site(fleet: Fleet, site: Site) -> dict[str, Any]:
@@ -177,6 +196,10 @@ def _policy(fleet: Fleet, policy: Policy) -> dict[str, Any]:
     shown |= {key: str(when) for key in ("full", "incremental") if (when := getattr(policy, key)) is not None}
     shown["timezone"] = policy.timezone
     shown |= {key: span(value) for key in ("rpo", "rto") if (value := getattr(policy, key)) is not None}
+    if policy.jitter is not None:
+        shown["jitter"] = span(policy.jitter)
+    if policy.blackout:
+        shown["blackout"] = [str(one) for one in policy.blackout]
     shown["attempts"] = policy.attempts
     if policy.copies is not None:
         shown["copies"] = policy.copies.model_dump(mode="json", exclude_none=True)

@@ -38,7 +38,7 @@ sites:                      # where backups are kept
 #     url: s3:https://minio.example.org:9000/backups
 #     credentials: {{env: BACKUP}}  # reads BACKUP_ACCESS_KEY_ID and BACKUP_SECRET_ACCESS_KEY
 
-policies:                   # what sources get; the first policy that selects a source counts
+policies:                   # what sources get; of those that select a source the one with most terms counts
   standard:
     select: "*"             # all sources; or by label: "tier=1, team=web"
     primary: {site_id}

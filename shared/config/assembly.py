@@ -1,8 +1,8 @@
 """One configuration out of several files: the named one, what it includes, and `conf.d/` beside it.
 
 Sections (sites, policies, sources and so on) are joined by name, in the order in which the files are read: the named
-file, then what it includes, then the `*.yaml` of conf.d by name. The first policy that selects a source counts, so
-that order is part of the meaning. A name that two files define is an error that names both places.
+file, then what it includes, then the `*.yaml` of conf.d by name. That order means nothing: a name that two files define
+is an error that names both places.
 
 What was looked at stands in `seen`, with what it was then, so that a watcher can tell whether anything has changed.
 """
@@ -20,7 +20,7 @@ from shared.config.problems import ConfigInvalid, Path, Problem, found
 from shared.errors import ConfigError
 
 FRAGMENTS = "conf.d"
-_SECTIONS = frozenset({"defaults", "limits", "regions", "sites", "policies", "sources"})
+_SECTIONS = frozenset({"defaults", "limits", "scheduling", "regions", "sites", "policies", "sources"})
 _INCLUDE = "include"
 _FILE_AT_MOST = 64 << 20  # bytes
 _HINT = "`holdfast init` writes one; --config or $HOLDFAST_CONFIG names another"

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from shared.config.choice import PolicyChoice
 from shared.config.problems import Path, nearest
+from shared.config.scheduling import WEEK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from shared.config.limits import SiteLimits
-    from shared.config.models import FleetFile, Policy, Source
+    from shared.config.models import FleetFile, Policy
+    from shared.config.values import Schedule
 
 DEFAULT_REGION = "local"
 RESTORES = ".restore"  # what the name of a host's restore queue ends with, and so no host's name may
@@ -37,11 +40,6 @@ def not_done(file: FleetFile) -> Iterator[str]:
     for name, policy in file.policies.items():
         if policy.copies is not None:
             yield f"policies.{name}.copies: this release makes no copies at other sites"
-
-
-def policy_of(source: Source, policies: Iterable[Policy]) -> Policy | None:
-    """The first policy of the file that selects this source."""
-    return next((policy for policy in policies if policy.select.matches(source.labels)), None)
 
 
 def _host(place: Path, host: str) -> Iterator[tuple[Path, str]]:
@@ -84,7 +82,18 @@ def _policies(file: FleetFile) -> Iterator[tuple[Path, str]]:
             yield from _keeps_copies((*place, "retention", "sites", site), site, file, keeping)
         if policy.timezone != "UTC" and not _is_timezone(policy.timezone):
             yield (*place, "timezone"), _no_timezone(policy.timezone)
-    yield from _shadowed(file)
+        yield from _pauses(place, policy)
+    yield from _ties(file)
+
+
+def _pauses(place: Path, policy: Policy) -> Iterator[tuple[Path, str]]:
+    for key in ("full", "incremental"):
+        schedule: Schedule | None = getattr(policy, key)
+        if policy.jitter and schedule and (gap := schedule.least_gap()) < policy.jitter:
+            reason = f"is longer than the {gap:g} s between two slots of {key} ({schedule})"
+            yield (*place, "jitter"), reason
+    if policy.blackout and len(set[int]().union(*(one.minutes() for one in policy.blackout))) == WEEK:
+        yield (*place, "blackout"), "leaves no time at all in which a backup may begin"
 
 
 def _keeps_copies(place: Path, site: str, file: FleetFile, keeping: list[str]) -> Iterator[tuple[Path, str]]:
@@ -94,15 +103,22 @@ def _keeps_copies(place: Path, site: str, file: FleetFile, keeping: list[str]) -
         yield place, f"{site} is a witness, which keeps no copies"
 
 
-def _shadowed(file: FleetFile) -> Iterator[tuple[Path, str]]:
-    """A policy whose every source an earlier one takes does nothing, and nobody would notice."""
-    policies = list(file.policies.values())
-    for number, (name, policy) in enumerate(file.policies.items()):
-        meant = [source for source in file.sources.values() if policy.select.matches(source.labels)]
-        takers = [taker.id for source in meant if (taker := policy_of(source, policies[:number])) is not None]
-        if meant and len(takers) == len(meant):
-            reason = f"each source that it selects is taken by a policy above it ({', '.join(sorted(set(takers)))})"
-            yield ("policies", name), f"{reason}: the first policy counts, so put this one first"
+def _ties(file: FleetFile) -> Iterator[tuple[Path, str]]:
+    """Which of two policies counts is never left to their order."""
+    choice = PolicyChoice(file.policies.values())
+    tied: dict[tuple[str, str], list[str]] = {}
+    for source in file.sources.values():
+        best = choice.best(source.labels)
+        for policy in best[1:]:
+            tied.setdefault((best[0].id, policy.id), []).append(source.id)
+    for (first, second), sources in tied.items():
+        rank = file.policies[second].select.rank
+        more = f" (and {len(sources) - 1} more)" if len(sources) > 1 else ""
+        yield (
+            ("policies", second),
+            f"selects source {sources[0]}{more} as specifically as policy {first} does, by {rank} "
+            f"term{'' if rank == 1 else 's'} each: add a term to the one that is to count",
+        )
 
 
 def _repositories(file: FleetFile) -> Iterator[tuple[Path, str]]:

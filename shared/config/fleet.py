@@ -9,10 +9,12 @@ from typing import Any, Self, TypeVar
 
 from shared.config import loader
 from shared.config.assembly import Seen
-from shared.config.checks import not_done, policy_of
+from shared.config.checks import not_done
+from shared.config.choice import PolicyChoice
 from shared.config.limits import Limits
 from shared.config.models import Defaults, FleetFile, Policy, Region, Site, Source
 from shared.config.problems import nearest
+from shared.config.scheduling import Scheduling
 from shared.config.secrets import Secret
 from shared.config.values import OFF
 from shared.errors import ConfigError
@@ -54,7 +56,8 @@ class Fleet:
         self.secret = file.secret
         self.recovery_password: Secret = file.recovery_password
         self._file = file
-        self._policy_of: dict[str, Policy | None] = {}
+        self.scheduling: Scheduling = file.scheduling
+        self._choice = PolicyChoice(file.policies.values())
 
     @classmethod
     def load(cls, path: str, seen: Seen | None = None) -> Self:
@@ -117,10 +120,12 @@ class Fleet:
         return broker
 
     def policy_for(self, source: str) -> Policy | None:
-        """The policy that a source follows: the first of the file that selects it."""
-        if source not in self._policy_of:
-            self._policy_of[source] = policy_of(self.source(source), self.policies.values())
-        return self._policy_of[source]
+        """The policy that a source follows: the most specific one that selects it."""
+        return next(iter(self.selecting(source)), None)
+
+    def selecting(self, source: str) -> tuple[Policy, ...]:
+        """The policies that select a source; the first one, the most specific, is the one that counts."""
+        return self._choice.selecting(self.source(source).labels)
 
     def sources_of(self, policy: str) -> list[Source]:
         """The sources that follow a policy, in the file's order."""

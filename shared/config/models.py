@@ -12,7 +12,9 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from shared.config.base import Model, Named
 from shared.config.limits import Limits, SiteLimits
+from shared.config.scheduling import PolicyDefaults, Scheduling
 from shared.config.secrets import Credentials, FleetSecret, Secret
+from shared.config.selector import Select, Selector
 from shared.config.values import (
     NAME,
     AbsolutePath,
@@ -25,8 +27,6 @@ from shared.config.values import (
     Name,
     OneOrMore,
     Program,
-    Select,
-    Selector,
     Several,
     SiteUrl,
     Size,
@@ -150,19 +150,15 @@ class Retention(Keep):
         return None if rules.keeps_nothing else rules
 
 
-class Policy(Named):
-    """What sources chosen by label get. A source follows the first policy of the file that selects it."""
+class Policy(Named, PolicyDefaults):
+    """What sources chosen by label get. A source follows the most specific policy that selects it: see `choice`."""
 
     select: Select = _ALL
     primary: Name = ""  # empty: the only site
     copies: Copies | None = None
     full: When | None = None
     incremental: When | None = None
-    timezone: Text = "UTC"  # of cron lines; an IANA name
-    rpo: Duration | None = None
-    rto: Duration | None = None
     retention: Retention | None = None
-    attempts: Annotated[int, whole_number(" of attempts", least=1)] = 5  # that may die: the ledger's own default
 
     @model_validator(mode="after")
     def _wants_something(self) -> Self:
@@ -223,8 +219,8 @@ class Source(SourceFacts, SourceBody):
         return self.paths is not None or self.command is not None
 
 
-class Defaults(Model):
-    """What backups use unless told otherwise."""
+class Defaults(PolicyDefaults):
+    """What backups use unless told otherwise, and policies that do not say."""
 
     compression: Annotated[
         Literal["off", "fastest", "default", "better", "max"], choice("off", "fastest", "default", "better", "max")
@@ -254,7 +250,18 @@ class FleetFile(Model):
     defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()
     exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()
     limits: Annotated[Limits, mapping_of("limits")] = Limits()
+    scheduling: Annotated[Scheduling, mapping_of("limits")] = Scheduling()
     regions: Annotated[dict[Name, Region], mapping_of("regions by name")] = Field(default_factory=dict)
     sites: Annotated[dict[Name, Site], mapping_of("sites by name")]
     policies: Annotated[dict[Name, Policy], mapping_of("policies by name")] = Field(default_factory=dict)
     sources: Annotated[dict[Id, Source], mapping_of("sources by id")] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> Self:
+        given = {key: getattr(self.defaults, key) for key in PolicyDefaults.model_fields}
+        given = {key: value for key, value in given.items() if key in self.defaults.model_fields_set}
+        for name, policy in self.policies.items():
+            self.policies[name] = policy.model_copy(
+                update={key: value for key, value in given.items() if key not in policy.model_fields_set}
+            )
+        return self

@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice, pairwise
+from math import inf
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainValidator, ValidationInfo
@@ -19,7 +21,7 @@ _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?[smhdw])+")
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _PORT_AT_MOST = 65535
 _PORT_DIGITS = 5
 OFF = "off"
@@ -82,6 +84,17 @@ class Schedule:
         """Whether `text` is a cron line."""
         return self.interval is None
 
+    def least_gap(self) -> float:
+        """Seconds between two of its times: the least among its first ones."""
+        if self.interval is not None:
+            return self.interval
+        from datetime import UTC, datetime
+
+        from cronsim import CronSim
+
+        first = list(islice(CronSim(self.text, datetime(2026, 1, 1, tzinfo=UTC)), 10))
+        return min(((later - one).total_seconds() for one, later in pairwise(first)), default=inf)
+
     def __str__(self) -> str:
         return self.text
 
@@ -112,39 +125,6 @@ class Schedule:
         except StopIteration:
             raise expected("a cron line that comes true some day") from None
         return cls(text)
-
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """Which sources a policy is for: `*`, or `tier=1, team=web` where every term must hold."""
-
-    text: str
-    terms: tuple[tuple[str, str], ...] = ()
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether a source of these labels is meant."""
-        return all(labels.get(key) == value for key, value in self.terms)
-
-    def __str__(self) -> str:
-        return self.text
-
-    @classmethod
-    def parse(cls, value: object) -> Selector:
-        """Read an expression; raises a PydanticCustomError."""
-        if isinstance(value, cls):
-            return value
-        words = 'labels to select by: "*" for all, or "tier=1, team=web"'
-        if not isinstance(value, str):
-            raise expected(words)
-        if value.strip() == "*":
-            return cls("*")
-        terms: list[tuple[str, str]] = []
-        for term in value.split(","):
-            key, equals, wanted = (part.strip() for part in term.partition("="))
-            if not equals or not _LABEL.fullmatch(key) or not _LABEL.fullmatch(wanted):
-                raise expected(words)
-            terms.append((key, wanted))
-        return cls(value.strip(), tuple(terms))
 
 
 def _duration(value: object) -> object:
@@ -272,7 +252,7 @@ def _labels(value: object) -> object:
     for key, given in value.items():
         text = {True: "true", False: "false"}[given] if isinstance(given, bool) else given
         text = str(text) if isinstance(text, int) else text
-        if not isinstance(text, str) or not _LABEL.fullmatch(key) or not _LABEL.fullmatch(text):
+        if not isinstance(text, str) or not LABEL.fullmatch(key) or not LABEL.fullmatch(text):
             raise expected(f"labels of letters, digits and ._/- (look at {key}; put numbers with a point in quotes)")
         checked[key] = text
     return checked
@@ -316,6 +296,5 @@ BesidePath = Annotated[str, BeforeValidator(_beside)]  # taken from the configur
 Program = Annotated[tuple[str, ...], BeforeValidator(_program)]
 Labels = Annotated[dict[str, str], BeforeValidator(_labels)]
 When = Annotated[Schedule, PlainValidator(Schedule.parse)]
-Select = Annotated[Selector, PlainValidator(Selector.parse)]
 OneOrMore = BeforeValidator(_one_or_more)
 Several = BeforeValidator(_several)

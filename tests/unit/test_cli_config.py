@@ -138,15 +138,14 @@ def test_show_says_what_it_amounts_to(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_show_says_why_a_source_follows_its_policy(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first that selects it, what those above lack, or that there is none."""
+    """The most specific that selects it, what it lacks for others, or that there is none."""
     put(TEXT)
     got = {name: one["because"] for name, one in ask(capsys, "config", "show")["sources"].items()}
     assert got == {
         "db/orders": "its labels are those of select tier=1, kind=db",
-        "web1": "its labels are those of select kind=web; "
-        "databases comes before, but it wants tier=1, and this source has tier=2",
+        "web1": "its labels are those of select kind=web; databases wants tier=1, and this source has tier=2",
         "lone": "no policy selects it, so it is backed up only by hand "
-        "(databases: it wants tier=1, and this source has tier=2; web: it wants kind=web, and this source has no kind)",
+        "(databases wants tier=1, and this source has tier=2; web wants kind=web, and this source has no kind)",
     }
 
 
@@ -155,8 +154,8 @@ def test_one_source_alone(capsys: pytest.CaptureFixture[str]) -> None:
     put(TEXT)
     assert run(capsys, "config", "show", "--source", "web1") == (
         "sources:\n  web1:\n    labels:\n      tier: '2'\n      kind: web\n    policy: web\n"
-        "    because: its labels are those of select kind=web; databases comes before, but it wants tier=1, and this "
-        "source has tier=2\n"
+        "    because: its labels are those of select kind=web; databases wants tier=1, and this source has "
+        "tier=2\n"
         "    full: 1d\n    primary: fra\n    repository: web1\n    read_by: the worker of host web1\n    paths:\n"
         "    - /srv\n    excludes:\n    - '*.tmp'\n    exclude_caches: false\n    one_file_system: false\n"
         "    exclude_larger_than: 1 GiB\n"

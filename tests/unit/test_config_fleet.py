@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shared.config.choice import PolicyChoice
 from shared.config.fleet import Fleet
+from shared.config.models import Policy
 from shared.config.problems import ConfigInvalid
 from shared.errors import ConfigError
 
@@ -85,8 +89,8 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     assert got == (["fra", "ams", "wit"], ["databases", "rest"], sources, "web1", ("/srv", "/etc"), 1 << 30)
 
 
-def test_the_first_policy_that_selects_a_source_counts(tmp_path: Path) -> None:
-    """A policy for all may stand at the end."""
+def test_the_most_specific_policy_that_selects_a_source_counts(tmp_path: Path) -> None:
+    """A policy for all takes what is left, wherever it stands."""
     fleet = Fleet.load(write(tmp_path, GOOD))
     got = {name: policy.id for name in fleet.sources if (policy := fleet.policy_for(name))}
     assert got == {"web1": "rest", "db/orders": "databases", "web2": "rest"}
@@ -257,9 +261,26 @@ def test_more_than_twenty_problems_are_cut(tmp_path: Path) -> None:
         ("policies: {p: {full: 1d, rpo: 60}}\n", "policies.p.rpo: expected a length of time"),
         ("policies: {p: {full: 1d, select: web}}\n", "policies.p.select: expected labels to select by"),
         (
-            "policies: {all: {full: 1d}, web: {full: 1d, select: x=y}}\nsources: {a: {labels: {x: y}, paths: /a}}\n",
-            "policies.web: each source that it selects is taken by a policy above it (all)",
+            "policies: {p: {full: 1d, select: x=y}, q: {full: 1d, select: '!z'}, r: {full: 1d}}\n"
+            "sources: {a: {labels: {x: y}, paths: /a}, b: {labels: {x: y}, paths: /a}}\n",
+            "policies.q: selects source a (and 1 more) as specifically as policy p does, by 1 term each: add a term",
         ),
+        (
+            "policies: {p: {full: 1d}, q: {full: 1d}}\nsources: {a: {paths: /a}}\n",
+            "policies.q: selects source a as specifically as policy p does, by 0 terms each",
+        ),
+        ("policies: {p: {full: 15m, jitter: 20m}}\n", "p.jitter: is longer than the 900 s between two slots of full"),
+        (
+            "policies: {p: {full: 1d, incremental: '*/5 8-9 * * *', jitter: 6m}}\n",
+            "is longer than the 300 s between two slots of incremental (*/5 8-9 * * *)",
+        ),
+        ("policies: {p: {full: 1d, blackout: [{}]}}\n", "p.blackout[0]: leaves no time at all: give hours"),
+        (
+            "policies: {p: {full: 1d, blackout: [{days: mon-fri}, {days: 'sat, sun'}]}}\n",
+            "policies.p.blackout: leaves no time at all in which a backup may begin",
+        ),
+        ("policies: {p: {full: 1d, blackout: [{days: monday}]}}\n", 'days of the week as "mon-fri" or "sat, sun"'),
+        ("scheduling: {runs: 0}\n", "scheduling.runs: expected a whole number of runs, of 1 or more, found 0"),
         ("sources: {a: {paths: /a, hooks: {before: [x]}}}\n", "sources.a.hooks: this release runs no programs"),
         ("defaults: {compression: maxx}\n", 'found "maxx" (did you mean "max"?)'),
         ("defaults: {pack_size: big}\n", 'defaults.pack_size: expected a size in bytes, or as "64 MiB", "1.5 GB"'),
@@ -275,6 +296,31 @@ def test_what_is_wrong_is_named(tmp_path: Path, more: str, said: str) -> None:
     lines = problems(tmp_path, sited(more))
     assert [said in line for line in lines] == [True]
     assert lines[0].startswith("fleet.yaml:")
+
+
+def test_defaults_fill_in_what_a_policy_does_not_say(tmp_path: Path) -> None:
+    """Also a value that equals the built-in one is the policy's own."""
+    text = sited(
+        "defaults: {timezone: Europe/Berlin, rpo: 2h, jitter: 5m, blackout: [{days: sun}]}\n"
+        "policies: {p: {full: 1d}, q: {full: 1d, select: x=y, timezone: UTC, blackout: [], rpo: 1h}}\n"
+    )
+    policies = Fleet.load(write(tmp_path, text)).policies
+    got = {p.id: (p.timezone, p.rpo, p.jitter, [str(one) for one in p.blackout]) for p in policies.values()}
+    assert got == {"p": ("Europe/Berlin", 7200, 300, ["sun"]), "q": ("UTC", 3600, 300, [])}
+
+
+LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("12"))
+TERMS = st.sampled_from(["a=1", "a!=1", "a in (1, 2)", "b not in (1, 2)", "exists c", "!c", "b=2", "c=1"])
+
+
+@given(selects=st.lists(st.lists(TERMS, max_size=3), max_size=8), labels=LABELS)
+def test_policies_are_found_as_if_each_was_asked(selects: list[list[str]], labels: dict[str, str]) -> None:
+    """The look-up by label finds what looking at each policy finds, the one of most terms first."""
+    policies = [Policy.model_validate({"select": ", ".join(terms) or "*", "full": "1d"}) for terms in selects]
+    asked = sorted((one for one in policies if one.select.matches(labels)), key=lambda one: -one.select.rank)
+    choice = PolicyChoice(policies)
+    assert [id(one) for one in choice.selecting(labels)] == [id(one) for one in asked]
+    assert len(choice.best(labels)) == sum(one.select.rank == asked[0].select.rank for one in asked)
 
 
 def test_what_this_release_does_not_do_is_said(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
-"""Durations, sizes, schedules and selectors: shared.config.values."""
+"""Durations, sizes, schedules, selectors, days: shared.config.values, selector, scheduling."""
 
 from __future__ import annotations
 
 import pytest
 from pydantic_core import PydanticCustomError
 
-from shared.config.values import Schedule, Selector, parse_duration, parse_size
+from shared.config.scheduling import Days
+from shared.config.selector import Selector
+from shared.config.values import Schedule, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -73,15 +75,61 @@ def test_wrong_schedules_are_refused(text: object) -> None:
         ("tier=1, team=web", {"tier": "1", "team": "web"}, True),
         ("tier=1,team=db", {"tier": "1", "team": "web"}, False),
         ("tier=1", {}, False),
+        ("tier != 1", {"tier": "2"}, True),
+        ("tier!=1", {"tier": "1"}, False),
+        ("tier!=1", {}, True),
+        ("tier in (1, 2), team=web", {"tier": "2", "team": "web"}, True),
+        ("tier in (1,2)", {"tier": "3"}, False),
+        ("tier in (1)", {}, False),
+        ("tier not in (1, 2)", {"tier": "2"}, False),
+        ("tier not in (1, 2)", {}, True),
+        ("exists tier", {"tier": "x"}, True),
+        ("exists tier", {"team": "x"}, False),
+        ("!tier, team=web", {"team": "web"}, True),
+        ("! tier", {"tier": "x"}, False),
+        ("in=1", {"in": "1"}, True),
     ],
 )
 def test_selectors_match_labels(text: str, labels: dict[str, str], matches: bool) -> None:
-    """Every term must hold."""
+    """Every term must hold; a label that is not there is another one than any that is named."""
     assert Selector.parse(text).matches(labels) is matches
 
 
-@pytest.mark.parametrize("text", ["", "tier", "tier=", "=1", "a=1 b=2", "tier=1,", 5])
+@pytest.mark.parametrize(
+    ("text", "rank"), [("*", 0), ("a=1", 1), ("a=1, a=1", 1), ("a in (1), a=1", 1), ("a in (1, 2), !b, c!=3", 3)]
+)
+def test_a_selector_is_as_specific_as_it_has_different_terms(text: str, rank: int) -> None:
+    """One that is written twice, or in two ways, counts once; how many values it lists does not count."""
+    assert Selector.parse(text).rank == rank
+
+
+@pytest.mark.parametrize("term", ["a=1", "a!=1", "a in (1, 2)", "a not in (1, 2)", "exists a", "!a"])
+def test_a_term_is_shown_as_it_is_written(term: str) -> None:
+    """So that a message can be searched for in the file."""
+    assert [str(one) for one in Selector.parse(term).terms] == [term]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "tier", "tier=", "=1", "a=1 b=2", "tier=1,", 5, "a in ()", "a in (1", "a in 1", "a in (1,)", "!", "a==1",
+     "exists", "a not (1)", "a in (1) b=2", "!a=1", "a notin (1)"],
+)  # fmt: skip
 def test_wrong_selectors_are_refused(text: object) -> None:
     """An expression that could mean something else selects nothing and says so."""
     with pytest.raises(PydanticCustomError, match="labels to select by"):
         Selector.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("mon-fri", {0, 1, 2, 3, 4}), ("Sat, sun", {5, 6}), ("fri-mon", {4, 5, 6, 0}), ("wed", {2})]
+)
+def test_days_of_the_week_are_read(text: str, numbers: set[int]) -> None:
+    """Spans may go over the week's end."""
+    assert Days.parse(text).numbers == numbers
+
+
+@pytest.mark.parametrize("text", ["", "monday", "mon-", "mon-fri-sat", "mon fri", 1])
+def test_wrong_days_are_refused(text: object) -> None:
+    """What is no day is said to be none."""
+    with pytest.raises(PydanticCustomError, match="days of the week"):
+        Days.parse(text)

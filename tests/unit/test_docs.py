@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from cli.effective import size
 from cli.main import holdfast
-from shared.config import limits, models
+from shared.config import limits, models, scheduling
 from shared.config.loader import load_text
 from shared.config.secrets import Secret
 from shared.messaging import events
@@ -332,12 +332,14 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`defaults`": models.Defaults,
     "`exporter`": models.Exporter,
     "`limits`": limits.Limits,
+    "`scheduling`": scheduling.Scheduling,
     "A rate by the hour": limits.Bandwidth,
     "A window": limits.Window,
     "`sites.<name>.limits`": limits.SiteLimits,
     "`regions.<name>`": models.Region,
     "`sites.<name>`": models.Site,
     "`policies.<name>`": models.Policy,
+    "`policies.<name>.blackout`": scheduling.Blackout,
     "`policies.<name>.copies`": models.Copies,
     "`policies.<name>.retention`": models.Retention,
     "`policies.<name>.retention.sites.<site>`": models.Keep,
