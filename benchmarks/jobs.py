@@ -39,7 +39,7 @@ PAGE = os.path.join(ROOT, "docs", "benchmarks.md")
 BEGIN, END = "<!-- jobs:begin -->", "<!-- jobs:end -->"
 SOURCES = 10_000
 NOW = datetime.now(UTC)
-SERVED, MISSED = (slot_text(NOW + timedelta(days=1))), slot_text(NOW - timedelta(days=3))
+SERVED, MISSED = slot_text(NOW + timedelta(minutes=30)), slot_text(NOW - timedelta(days=3))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ COMMANDS = {
     "hold": "Hold snapshots, so that nothing forgets them.",
     "forget": "Forget snapshots that no rule keeps.",
     "runs": "List, show, follow, cancel and retry runs.",
+    "schedule": "Show what will run, when and why.",
     "status": "Show how the fleet stands, worst first.",
     "worker": "Start a worker, list those that are there, or let one leave.",
     "scheduler": "Run the scheduler alone, as a service of its own.",

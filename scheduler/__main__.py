@@ -84,9 +84,14 @@ class Ticker:
         """One tick; where Redis is away the next one does what this one left."""
         self._follow()
         try:
-            tick(self._watch.fleet, self._pools, self._ring, self._look, datetime.now(UTC), unlock=self._unlock)
+            look, unlock = self._look, self._unlock
+            now = datetime.now(UTC)
+            ticked = tick(self._watch.fleet, self._pools, self._ring, look, now, ask=look.ask, unlock=unlock)
         except LedgerAway as error:
             _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
+            return
+        for request in ticked.opened:
+            look.drop(request.source)
 
     def _follow(self) -> None:
         before = self._watch.fleet
@@ -98,6 +103,7 @@ class Ticker:
         fleet = self._watch.fleet
         if fleet is before:
             return
+        self._look.close()
         self._look = SiteEvidence(fleet)
         self._unlock.fleet = fleet
         if has_moved(fleet, self._url):

@@ -1,46 +1,35 @@
-"""What is due: a pure function of a policy's schedules, the evidence, and the time. No diary, no side effects.
+"""What is due: a pure function of a policy's slots, the evidence, and the time. No diary, no side effects.
 
-A slot is a time at which a schedule wants a run: each time of a cron line (in the policy's time zone, right across
-daylight saving), or each multiple of an interval since 1970. A snapshot serves every slot up to its own. So, with the
-newest slot that has passed of each schedule:
+A snapshot serves every slot up to its own. So, with the newest slot that has passed of each schedule (`timetable`):
 
     full         due where no full one serves the newest full slot; at once where there is none at all
     incremental  due where no snapshot serves the newest incremental slot, and no full one is due
 
 Several missed slots are served by one run, which takes the newest of them; a full one takes the newest slot of either
-schedule, so that the incremental is served with it.
+schedule, so that the incremental is served with it. A run takes a slot that has passed, so it begins after each slot
+that it serves.
+
+Evidence that lies more than an hour ahead was made by a clock that was wrong, and says nothing: else one wrong day
+would stop backups until that day came. What a clock does that is put back by an hour is nothing: its slots are served.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING
 
-from cronsim import CronSim
-
+from scheduler.timetable import Slots, newest_slot
 from shared.ledger.model import Evidence, RunKind, slot_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from scheduler.timetable import Schedule
     from shared.repository.snapshot import Snapshot
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TRUSTED = timedelta(hours=1)  # by which evidence may lie ahead
 _NEVER = Evidence()
-
-
-class Schedule(Protocol):
-    """A cron line of five or six fields (interval None), or an interval in seconds."""
-
-    @property
-    def text(self) -> str:
-        """The cron line."""
-
-    @property
-    def interval(self) -> float | None:
-        """Seconds, or None for a cron line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +40,15 @@ class Due:
     slot: str
 
 
-def newest_slot(schedule: Schedule, now: datetime, timezone: str = "UTC") -> datetime | None:
-    """The newest slot that is not after `now` (which has a time zone), in UTC; None for a line that never came true."""
-    if schedule.interval is not None:
-        passed = (now - _EPOCH).total_seconds() // schedule.interval
-        return _EPOCH + timedelta(seconds=passed * schedule.interval)
-    # CronSim gives what lies strictly before its start, to the second or minute: start just after now.
-    start = now.astimezone(ZoneInfo(timezone)).replace(microsecond=0) + timedelta(seconds=1)
-    for slot in CronSim(schedule.text, start, reverse=True):
-        found: datetime = slot.astimezone(UTC)
-        if found <= now:
-            return found
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """The newest slot that has passed of each schedule of a policy, as `slot_text`; empty where there is none."""
-
-    full: str
-    incremental: str
-    scheduled: bool  # whether the policy has any schedule
-
-
 def newest_slots(full: Schedule | None, incremental: Schedule | None, now: datetime, timezone: str = "UTC") -> Slots:
-    """What has passed of a policy's schedules at `now`."""
-    return Slots(_text(full, now, timezone), _text(incremental, now, timezone), bool(full or incremental))
+    """What has passed of two schedules at `now`."""
+    slots = [newest_slot(one, now, timezone) if one else None for one in (full, incremental)]
+    return Slots(*(slot_text(slot) if slot else "" for slot in slots))
+
+
+def horizon(now: datetime) -> str:
+    """The latest slot that evidence may have at `now`."""
+    return slot_text(now + _TRUSTED)
 
 
 def due(slots: Slots, evidence: Evidence | None, now: datetime) -> Due | None:
@@ -84,7 +56,7 @@ def due(slots: Slots, evidence: Evidence | None, now: datetime) -> Due | None:
     known = evidence or _NEVER
     newest = max(slots.full, slots.incremental)
     if not known.last or (slots.full and not known.last_full):
-        return Due(RunKind.FULL, newest or slot_text(now)) if slots.scheduled else None
+        return Due(RunKind.FULL, newest or slot_text(now))
     if slots.full > known.last_full:
         return Due(RunKind.FULL, newest)
     if slots.incremental > known.last:
@@ -92,22 +64,25 @@ def due(slots: Slots, evidence: Evidence | None, now: datetime) -> Due | None:
     return None
 
 
-def evidence_of(source: str, snapshots: Iterable[Snapshot]) -> Evidence | None:
+def evidence_of(source: str, snapshots: Iterable[Snapshot], latest: str = "") -> Evidence | None:
     """What a repository's snapshots say of a source; None where there is none of it.
 
-    A snapshot without a slot (made with --direct) counts from when it began.
+    A snapshot without a slot (made with --direct) counts from when it began. Slots later than `latest` don't count.
     """
-    last = last_full = ""
+    return evidence_in(snapshots, latest).get(source)
+
+
+def evidence_in(snapshots: Iterable[Snapshot], latest: str = "") -> dict[str, Evidence]:
+    """The same of each source that shares the repository."""
+    found: dict[str, Evidence] = {}
     for snapshot in snapshots:
-        if snapshot.source != source:
-            continue
         began = datetime.fromtimestamp((snapshot.began or snapshot.time) // 1_000_000_000, UTC)
         slot = snapshot.tag("slot") or slot_text(began)
-        last = max(last, slot)
-        last_full = max(last_full, snapshot.tag("lastfull"), slot if snapshot.tag("kind") == "full" else "")
-    return Evidence(last, last_full) if last else None
-
-
-def _text(schedule: Schedule | None, now: datetime, timezone: str) -> str:
-    slot = newest_slot(schedule, now, timezone) if schedule else None
-    return slot_text(slot) if slot else ""
+        if latest and slot > latest:
+            continue
+        known = found.get(snapshot.source, _NEVER)
+        full = max(snapshot.tag("lastfull"), slot if snapshot.tag("kind") == "full" else "")
+        if not latest or full <= latest:
+            known = Evidence(known.last, max(known.last_full, full))
+        found[snapshot.source] = Evidence(max(known.last, slot), known.last_full)
+    return found

@@ -19,10 +19,10 @@ _AT_FIRST = 3600
 _ROUND = 360  # minutes, in one of which what was missed is due
 
 
-def forget_due(source: str, done: str, now: datetime) -> str:
-    """The slot of the forget that is due at `now`, empty where none is. `done`: the last one's, empty: not known."""
+def forget_due(source: str, done: str, now: float) -> str:
+    """The slot of the forget that is due at `now` (POSIX seconds), empty where none is. `done`: the last one's, empty: not known."""
     moment, minute = _places(source)
-    since = int(now.timestamp())
+    since = int(now)
     late = (since - moment) % _DAY
     if late >= _AT_FIRST and since // 60 % _ROUND != minute:
         return ""

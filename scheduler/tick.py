@@ -6,35 +6,38 @@ looked at in a handful of round trips (`shared.ledger.sweep`); sites are asked o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduler.due import Due, Slots, due, newest_slots
-from scheduler.forgets import forget_due
+from scheduler.evidence import StillAsking
 from scheduler.reaper import reap
-from shared import topology
+from scheduler.standing import Wanted, admission_of, in_turn, let_in, survey, table_of
 from shared.errors import HoldfastError, LedgerError
 from shared.ledger import sweep
-from shared.ledger.model import Opened, RunKind, RunRequest, run_id_for_slot
+from shared.ledger.model import Opened, RunRequest, run_id_for_slot
 from shared.messaging.client import realms
 from shared.messaging.names import queue_of
 from shared.observability import logs
 
 if TYPE_CHECKING:
+    from scheduler.admission import Admission
+    from scheduler.standing import Scheduled, Standing, Table
     from shared.config.fleet import Fleet
-    from shared.config.models import Policy
     from shared.ledger.ledger import Ledger
     from shared.ledger.model import Evidence
+    from shared.ledger.sweep import SourceState
 
 Ring = Callable[[Sequence[tuple[str, str]]], object]  # runs: the id and the queue of each
 Look = Callable[[str, str], "Evidence | None"]  # a source, a site: what the site's own snapshots say
+Ask = Callable[[Sequence[tuple[str, str]]], None]  # begins to look for sources, each with its site
 Unlock = Callable[["Ledger"], None]
 
 _FRESH = {Opened.OPENED, Opened.REOPENED}
+_ROUNDS = 10  # of a tick, in which those take the place of others who were let in and were not opened
 
 _log = structlog.get_logger("holdfast.scheduler")
 
@@ -47,20 +50,7 @@ class Ticked:
     rung_again: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)  # sources of which nothing could be learned, and why
-
-
-@dataclass(frozen=True, slots=True)
-class _Scheduled:
-    """A source that a policy schedules."""
-
-    source: str
-    host: str
-    site: str
-    policy: Policy
-
-    def realm(self, request: RunRequest) -> str:
-        """In which realm of the ledger a run of it lies."""
-        return "" if request.kind.deletes else self.host
+    held: dict[str, str] = field(default_factory=dict)  # sources that are due and are not begun now, and why
 
 
 def tick(
@@ -70,11 +60,13 @@ def tick(
     look: Look,
     now: datetime,
     *,
+    ask: Ask | None = None,
     unlock: Unlock | None = None,
 ) -> Ticked:
     """One tick. Raises LedgerAway, and what `ring` raises; the next tick does what this one left.
 
-    `unlock` begins to remove the repository locks of dead workers; it does not wait for a site.
+    `look` may raise StillAsking. `unlock` begins to remove the repository locks of dead workers, without waiting for a
+    site; so does `ask`, which begins with what `look` will be asked for.
     """
     ticked = Ticked()
     reaped = sweep.reap(pools, realms(fleet))
@@ -84,90 +76,113 @@ def tick(
     if unlock is not None:
         for host in reaped.fenced:
             unlock(pools.realm(host))
-    wanted = _wanted(fleet, pools, now, ticked, look)
-    # One joins a backup that was asked for since we looked.
-    answers = sweep.open_runs(pools, [(one.realm(request), request) for one, request in wanted])
-    opened = [(*both, word) for both, (word, _) in zip(wanted, answers, strict=True) if word in _FRESH]
+    table = table_of(fleet)
+    ticked.unknown |= {source: str(error) for source, error in table.unknown.items()}
+    states = sweep.states(pools, table.places)
+    standing = _standing(pools, table, states, now, ticked, look, ask)
+    _tell_unknown(ticked.unknown)
+    opened = _open(fleet, pools, standing, admission_of(fleet, table, states), ticked)
+    opened += _open_forgets(fleet, pools, standing)
     ticked.opened = [request for _, request, _ in opened]
     _tell_due(pools, opened)
     ring([(request.id, request.queue) for request in ticked.opened])
     return ticked
 
 
-def _tell_due(pools: Ledger, opened: Sequence[tuple[_Scheduled, RunRequest, Opened]]) -> None:
-    again = [(one.realm(request), request.id) for one, request, word in opened if word is Opened.REOPENED]
+def _standing(
+    pools: Ledger,
+    table: Table,
+    states: Sequence[SourceState],
+    now: datetime,
+    ticked: Ticked,
+    look: Look,
+    ask: Ask | None,
+) -> Standing:
+    """What is due, by the ledger, and by the sites where it does not know."""
+    rows = list(zip(table.rows, states, strict=True))
+    standing = survey(rows, now, {})
+    if not standing.unasked:
+        return standing
+    if ask is not None:
+        ask([(row.source, row.site) for row in standing.unasked])
+    answers: dict[str, Evidence | None] = {}
+    for row in standing.unasked:
+        try:
+            answers[row.source] = _site_says(pools, row, look)
+        except LedgerError:
+            raise
+        except StillAsking:
+            ticked.held[row.source] = f"site {row.site} is being asked what it has"
+        except HoldfastError as error:
+            ticked.unknown[row.source] = str(error)
+    return survey(rows, now, answers)
+
+
+def _site_says(pools: Ledger, row: Scheduled, look: Look) -> Evidence | None:
+    evidence = look(row.source, row.site)
+    if evidence is not None:
+        pools.realm(row.host).note_evidence(row.source, row.site, evidence)
+    return evidence
+
+
+def _open(
+    fleet: Fleet, pools: Ledger, standing: Standing, admission: Admission, ticked: Ticked
+) -> list[tuple[Wanted, RunRequest, Opened]]:
+    """Open what there is room for. Who waits for another attempt, or was cancelled, leaves his place to others."""
+    opened = []
+    left = in_turn(standing.wanted)
+    ticked.held |= {source: f"blackout until {end:%Y-%m-%d %H:%M} UTC" for source, end in standing.closed.items()}
+    for _ in range(_ROUNDS):
+        turns = list(let_in(admission, left))
+        admitted = [(one, _request(fleet, one)) for one, refusal in turns if not refusal]
+        refused = [(one, refusal) for one, refusal in turns if refusal]
+        # One joins a backup that was asked for since we looked.
+        answers = sweep.open_runs(pools, [(one.realm, request) for one, request in admitted])
+        for (one, request), (word, _) in zip(admitted, answers, strict=True):
+            if word in _FRESH:
+                opened.append((one, request, word))
+            elif word is not Opened.JOINED:
+                admission.give_back(one.row.host, one.row.site)
+        left = [one for one, _ in refused]
+        if not left or len(admitted) == sum(word in _FRESH or word is Opened.JOINED for word, _ in answers):
+            break
+    ticked.held |= {one.row.source: refusal for one, refusal in refused}
+    return opened
+
+
+def _open_forgets(fleet: Fleet, pools: Ledger, standing: Standing) -> list[tuple[Wanted, RunRequest, Opened]]:
+    """They are few at a time, spread over the day, and take no place from backups."""
+    due = [(one, _request(fleet, one)) for one in standing.forgets]
+    answers = sweep.open_runs(pools, [(one.realm, request) for one, request in due])
+    return [(*both, word) for both, (word, _) in zip(due, answers, strict=True) if word in _FRESH]
+
+
+def _request(fleet: Fleet, one: Wanted) -> RunRequest:
+    row, run = one.row, one.due
+    return RunRequest(
+        id=run_id_for_slot(row.source, row.policy_id, run.kind, run.slot),
+        kind=run.kind,
+        source=row.source,
+        policy=row.policy_id,
+        slot=run.slot,
+        queue=queue_of(run.kind, fleet.source(row.source)),
+        attempts=row.policy.attempts,
+    )
+
+
+def _tell_due(pools: Ledger, opened: Sequence[tuple[Wanted, RunRequest, Opened]]) -> None:
+    again = [(one.realm, request.id) for one, request, word in opened if word is Opened.REOPENED]
     attempts = {run.id: run.attempt for run in sweep.load(pools, again)}
     for one, request, _ in opened:
-        about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": one.site}
+        about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": one.row.site}
         with logs.about_run(**about, attempt=attempts.get(request.id, 0)):
             _log.info("due", slot=request.slot)
 
 
-def _wanted(
-    fleet: Fleet, pools: Ledger, now: datetime, ticked: Ticked, look: Look
-) -> list[tuple[_Scheduled, RunRequest]]:
-    """The runs that are due, at most one of each source of which no backup is queued or under way."""
-    slots: dict[str, Slots] = {}
-    wanted = []
-    scheduled = _scheduled(fleet, ticked)
-    states = sweep.states(pools, [(one.host, one.source, one.site) for one in scheduled])
-    for one, state in zip(scheduled, states, strict=True):
-        if state.busy:
-            continue
-        evidence = state.evidence
-        if evidence is None or not evidence.last_full:
-            # The ledger knows of no full one. That may be because it was wiped: only the site can say.
-            try:
-                evidence = look(one.source, one.site)
-                if evidence is not None:
-                    pools.realm(one.host).note_evidence(one.source, one.site, evidence)
-            except LedgerError:
-                raise
-            except HoldfastError as error:
-                _unknown(ticked, one.source, error)
-                continue
-        policy = one.policy
-        if policy.id not in slots:
-            slots[policy.id] = newest_slots(policy.full, policy.incremental, now, policy.timezone)
-        run = due(slots[policy.id], evidence, now)
-        if run is None:
-            run = _forget(one, evidence, state.forgot, now)
-        if run is None:
-            continue
-        request = RunRequest(
-            id=run_id_for_slot(one.source, policy.id, run.kind, run.slot),
-            kind=run.kind,
-            source=one.source,
-            policy=policy.id,
-            slot=run.slot,
-            queue=queue_of(run.kind, fleet.source(one.source)),
-            attempts=policy.attempts,
-        )
-        wanted.append((one, request))
-    return wanted
-
-
-def _forget(one: _Scheduled, evidence: Evidence | None, forgot: str, now: datetime) -> Due | None:
-    """The forget that is due of a source that has snapshots, and of which no backup is due."""
-    rules = one.policy.retention.rules_at(one.site) if one.policy.retention else None
-    slot = forget_due(one.source, forgot, now) if rules is not None and evidence is not None else ""
-    return Due(RunKind.FORGET, slot) if slot else None
-
-
-def _scheduled(fleet: Fleet, ticked: Ticked) -> list[_Scheduled]:
-    current = topology.current(fleet)
-    found = []
-    for name, source in fleet.sources.items():
-        policy = fleet.policy_for(name)
-        if policy is None:
-            continue
-        try:
-            found.append(_Scheduled(name, source.host or "", current.primary(name), policy))
-        except HoldfastError as error:
-            _unknown(ticked, name, error)
-    return found
-
-
-def _unknown(ticked: Ticked, source: str, error: HoldfastError) -> None:
-    ticked.unknown[source] = str(error)
-    _log.warning("what is due can't be known", source=source, error=str(error))
+def _tell_unknown(unknown: Mapping[str, str]) -> None:
+    """A line for each reason: a site that is away may be that of thousands."""
+    alike: dict[str, list[str]] = {}
+    for source, error in unknown.items():
+        alike.setdefault(error, []).append(source)
+    for error, sources in alike.items():
+        _log.warning("what is due can't be known", source=sources[0], sources=len(sources), error=error)

@@ -114,11 +114,9 @@ def _ties(file: FleetFile) -> Iterator[tuple[Path, str]]:
     for (first, second), sources in tied.items():
         rank = file.policies[second].select.rank
         more = f" (and {len(sources) - 1} more)" if len(sources) > 1 else ""
-        yield (
-            ("policies", second),
-            f"selects source {sources[0]}{more} as specifically as policy {first} does, by {rank} "
-            f"term{'' if rank == 1 else 's'} each: add a term to the one that is to count",
-        )
+        both = f"as specifically as policy {first} does, by {rank} term{'' if rank == 1 else 's'} each"
+        reason = f"selects source {sources[0]}{more} {both}: add a term to the one that is to count"
+        yield ("policies", second), reason
 
 
 def _repositories(file: FleetFile) -> Iterator[tuple[Path, str]]:

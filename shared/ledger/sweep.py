@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from shared.ledger import scripts
 from shared.ledger.calls import JOINS_ANY, open_arguments, opened, reap_arguments, transition
@@ -29,14 +30,16 @@ Item = TypeVar("Item")
 
 _LOOKED_AT = 500  # realms or sources of one script: a few milliseconds of Redis's time
 _ACTED_ON = 1000  # transitions of one pipeline
+_OPENED_AT = 100  # runs of one script
+_LONG = 60.0  # seconds after which a run that nobody claimed has no worker, it seems
 
-# KEYS: prefixes of realms; only reads. Answers in JSON: the number of each realm that has something, from 0, the ids of
-# its runs that are to be looked after now (some, where there are very many), and whether a holder was fenced.
+# ARGV: prefixes of realms as JSON; only reads. Answers in JSON: the number of each realm that has something, from 0,
+# the ids of its runs that are to be looked after now (some, where there are very many), whether a holder was fenced.
 _WAITING = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local all = {}
-for i, prefix in ipairs(KEYS) do
+for i, prefix in ipairs(cjson.decode(ARGV[1])) do
   local ids = redis.call('ZRANGE', prefix .. 'open', '-inf', now, 'BYSCORE', 'LIMIT', 0, 10000)
   local fenced = redis.call('EXISTS', prefix .. 'fenced')
   if #ids > 0 or fenced == 1 then all[#all + 1] = {i - 1, ids, fenced} end
@@ -44,10 +47,11 @@ end
 return cjson.encode(all)
 """
 
-# KEYS: prefixes of realms; only reads. Answers in JSON per realm: the run that ended last, when (ms), its open runs.
+# ARGV: prefixes of realms as JSON; only reads. Answers in JSON per realm: the run that ended last, when (ms), and its
+# open runs.
 _HEADS = """
 local all = {}
-for i, prefix in ipairs(KEYS) do
+for i, prefix in ipairs(cjson.decode(ARGV[1])) do
   local id = redis.call('LINDEX', prefix .. 'recent', 0)
   local ended = id and redis.call('HGET', prefix .. 'run:' .. id, 'ended')
   all[i] = {id or '', ended or '0', redis.call('ZRANGE', prefix .. 'open', 0, -1)}
@@ -55,39 +59,75 @@ end
 return cjson.encode(all)
 """
 
-# KEYS: prefixes of realms; ARGV: a run's id; only reads. Answers in JSON the numbers, from 0, of those that have it.
+# ARGV: prefixes of realms as JSON, a run's id; only reads. Answers in JSON the numbers, from 0, of those that have it.
 _HOMES = """
 local all = {}
-for i, prefix in ipairs(KEYS) do
-  if redis.call('EXISTS', prefix .. 'run:' .. ARGV[1]) == 1 then all[#all + 1] = i - 1 end
+for i, prefix in ipairs(cjson.decode(ARGV[1])) do
+  if redis.call('EXISTS', prefix .. 'run:' .. ARGV[2]) == 1 then all[#all + 1] = i - 1 end
 end
 return cjson.encode(all)
 """
 
-# KEYS: prefixes of realms; ARGV: source and site for each; only reads. Answers in JSON, four texts a source: the slots
-# of its last snapshot, of its last full one and of its last forget there, and "1" while a backup of it is not over.
+# ARGV: prefix, source and site of each as JSON, the ms after which a run waits long; only reads. Answers in JSON, four
+# texts a source: the slots of its last snapshot, of its last full one and of its last forget there; and of a backup
+# that is not over "waits" where each such was not claimed for long, else "open".
 _SOURCES = """
+local t = redis.call('TIME')
+local before = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[2]
+local asked = cjson.decode(ARGV[1])
 local all = {}
-for i, prefix in ipairs(KEYS) do
-  local source, site = ARGV[2 * i - 1], ARGV[2 * i]
+for i = 1, #asked, 3 do
+  local prefix, source, site = asked[i], asked[i + 1], asked[i + 2]
   local evidence = prefix .. 'evidence:' .. source
   local slots = redis.call('HMGET', evidence, site .. '|last', site .. '|full', site .. '|forget')
-  all[4 * i - 3] = slots[1] or ''
-  all[4 * i - 2] = slots[2] or ''
-  all[4 * i - 1] = slots[3] or ''
-  all[4 * i] = redis.call('EXISTS', prefix .. 'backups:' .. source) == 1 and '1' or ''
+  local backups = ''
+  for _, id in ipairs(redis.call('SMEMBERS', prefix .. 'backups:' .. source)) do
+    local state, opened = unpack(redis.call('HMGET', prefix .. 'run:' .. id, 'state', 'opened'))
+    local waits = state == 'queued' and tonumber(opened) < before
+    if not waits then backups = 'open' elseif backups == '' then backups = 'waits' end
+  end
+  local at = (i - 1) / 3 * 4
+  all[at + 1] = slots[1] or ''
+  all[at + 2] = slots[2] or ''
+  all[at + 3] = slots[3] or ''
+  all[at + 4] = backups
 end
 return cjson.encode(all)
 """
 
+# ARGV: KEYS and ARGV of each run's OPEN as JSON. Answers in JSON what OPEN says to each.
+_OPEN_MANY = f"""
+local function one(KEYS, ARGV)
+{scripts.OPEN}
+end
+local said = {{}}
+for i, call in ipairs(cjson.decode(ARGV[1])) do said[i] = one(call[1], call[2]) end
+return cjson.encode(said)
+"""
 
-@dataclass(frozen=True, slots=True)
-class SourceState:
+
+class SourceState(NamedTuple):
     """What the ledger knows of a source at one site."""
 
-    evidence: Evidence | None  # None: nothing at all (look at the site)
-    busy: bool  # a backup of it is queued or under way
+    last: str  # the slots of its newest snapshot and its newest full one, empty for none
+    last_full: str
     forgot: str = ""  # the slot of the last forget; empty: none is known
+    backups: str = ""  # "open" where one is queued or under way, "waits" where none was claimed for long
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """The same; None: nothing at all (look at the site)."""
+        return Evidence(self.last, self.last_full) if self.last or self.last_full else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a backup of it is queued or under way."""
+        return self.backups != ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is only queued, and has been for long: there is no worker for it."""
+        return self.backups == "waits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +175,12 @@ def reap(pools: Ledger, hosts: Sequence[str]) -> Reaped:
     return Reaped(load(pools, acted), sorted(marked))
 
 
-def states(pools: Ledger, sources: Sequence[tuple[str, str, str]]) -> list[SourceState]:
+def states(pools: Ledger, sources: tuple[tuple[str, str, str], ...]) -> list[SourceState]:
     """What is known of sources, each (host, source, site), in that order. Raises LedgerAway and LedgerError."""
-
-    def look(pipe: Pipeline, some: Sequence[tuple[str, str, str]]) -> None:
-        names = [text for _, source, site in some for text in (source, site)]
-        pipe.eval(_SOURCES, len(some), *(Keys(host).prefix for host, _, _ in some), *names)
-
-    texts = [text for answer in _each(pools, list(_batches(sources)), look) for text in json.loads(answer)]
-    return [
-        SourceState(Evidence(last, full) if last or full else None, bool(busy), forgot)
-        for last, full, forgot, busy in zip(texts[::4], texts[1::4], texts[2::4], texts[3::4], strict=True)
-    ]
+    waits = milliseconds(_LONG)
+    answers = _each(pools, _packed(sources), lambda pipe, packed: pipe.eval(_SOURCES, 0, packed, waits))
+    texts = [text for answer in answers for text in json.loads(answer)]
+    return list(map(SourceState, texts[::4], texts[1::4], texts[2::4], texts[3::4]))
 
 
 def heads(pools: Ledger, hosts: Sequence[str]) -> list[Head]:
@@ -191,14 +225,16 @@ def open_runs(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> list
 
     Raises LedgerAway: some may be open then.
     """
-    script = pools.client.register_script(scripts.OPEN)
+    script = pools.client.register_script(_OPEN_MANY)
 
-    def act(pipe: Pipeline, one: tuple[str, RunRequest]) -> None:
-        joins = JOINS_ANY if one[1].kind.is_backup else ""
-        keys, arguments = transition(Keys(one[0]), one[1].id, open_arguments(one[1], joins))
-        script(keys=keys, args=arguments, client=pipe)
+    def act(pipe: Pipeline, some: Sequence[tuple[str, RunRequest]]) -> None:
+        calls = [
+            transition(Keys(host), one.id, open_arguments(one, JOINS_ANY if one.kind.is_backup else ""))
+            for host, one in some
+        ]
+        script(args=[json.dumps(calls)], client=pipe)
 
-    answers = _each(pools, requests, act)
+    answers = [one for batch in _each(pools, list(_batches(requests, _OPENED_AT)), act) for one in json.loads(batch)]
     return [opened(request, answer) for (_, request), answer in zip(requests, answers, strict=True)]
 
 
@@ -213,16 +249,24 @@ def _waiting(pools: Ledger, hosts: Sequence[str]) -> list[tuple[str, list[str], 
 
 def _look(pools: Ledger, hosts: Sequence[str], script: str, *arguments: str) -> list[Any]:
     """What a script that only reads answers for each batch of realms."""
-    answers = _each(
-        pools,
-        list(_batches(hosts)),
-        lambda pipe, some: pipe.eval(script, len(some), *(Keys(host).prefix for host in some), *arguments),
-    )
-    return [json.loads(answer) for answer in answers]
+    packed = _packed(tuple((host,) for host in hosts))
+    return [json.loads(one) for one in _each(pools, packed, lambda pipe, own: pipe.eval(script, 0, own, *arguments))]
 
 
-def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    return (items[at : at + _LOOKED_AT] for at in range(0, len(items), _LOOKED_AT))
+@lru_cache(maxsize=8)
+def _packed(rows: tuple[tuple[str, ...], ...]) -> list[bytes]:
+    """Rows that begin with a host, which becomes its realm's prefix, for scripts: one text for each batch.
+
+    The tick asks for the same ten thousand every two seconds: one argument costs a hundredth of as many.
+    """
+    return [
+        json.dumps([text for host, *rest in batch for text in (Keys(host).prefix, *rest)]).encode()
+        for batch in _batches(rows)
+    ]
+
+
+def _batches(items: Sequence[Item], size: int = _LOOKED_AT) -> Iterator[Sequence[Item]]:
+    return (items[at : at + size] for at in range(0, len(items), size))
 
 
 def _each(pools: Ledger, items: Sequence[Item], ask: Callable[[Pipeline, Item], object]) -> list[Any]:

@@ -24,12 +24,14 @@ Event = MutableMapping[str, Any]
 
 def mask_url(text: str) -> str:
     """The same text with the user and password of every URL in it hidden."""
-    return _USERINFO.sub(rf"\1{MASK}@", text)
+    return _USERINFO.sub(rf"\1{MASK}@", text) if "://" in text else text
 
 
 def mask_text(text: str) -> str:
     """The same text with passwords in URLs, and what is assigned to a name that a secret would have, hidden."""
-    return _ASSIGNED.sub(rf"\1{MASK}", mask_url(text))
+    text = mask_url(text)
+    # Most texts that are logged are a name or a number: what can't match is not searched.
+    return _ASSIGNED.sub(rf"\1{MASK}", text) if "=" in text or '"' in text or "'" in text else text
 
 
 def mask_secrets(_logger: object, _method: str, event: Event) -> Event:

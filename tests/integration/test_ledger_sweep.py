@@ -54,9 +54,9 @@ def test_the_state_of_many_sources(ledger: Ledger) -> None:
     ledger.realm("web3").note_evidence("web3", "a", known)
     ledger.realm("web4").open_backup(a_run("web4", RunKind.INCREMENTAL))
     ledger.realm("web5").open(a_run("web5", RunKind.RESTORE))
-    states = sweep.states(ledger, [(host, host, "a") for host in HOSTS])
-    assert states[3] == sweep.SourceState(known, busy=False)
-    assert sweep.states(ledger, [("web3", "web3", "b")]) == [sweep.SourceState(None, busy=False)]
+    states = sweep.states(ledger, tuple((host, host, "a") for host in HOSTS))
+    assert states[3] == sweep.SourceState(known.last, known.last_full)
+    assert sweep.states(ledger, (("web3", "web3", "b"),)) == [sweep.SourceState("", "")]
     assert [host for host, state in zip(HOSTS, states, strict=True) if state.busy] == ["web4"]
 
 
@@ -69,11 +69,11 @@ def test_a_source_is_busy_until_its_last_backup_is_over(ledger: Ledger) -> None:
         ids.append(request.id)
     seen = []
     for run_id in ids:
-        seen.append(sweep.states(ledger, [("", "web1", "a")])[0].busy)
+        seen.append(sweep.states(ledger, (("", "web1", "a"),))[0].busy)
         lease = ledger.claim(run_id, "w:1").lease
         assert lease is not None
         ledger.finish(lease, RunState.SUCCEEDED)
-    seen.append(sweep.states(ledger, [("", "web1", "a")])[0].busy)
+    seen.append(sweep.states(ledger, (("", "web1", "a"),))[0].busy)
     assert seen == [True, True, False]
 
 

@@ -1,0 +1,168 @@
+"""Where each scheduled source stands at a moment: what is due of it, or why nothing is begun.
+
+The table of sources is worked out once for each configuration and epoch; a look at ten thousand of them is then a few
+comparisons each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from scheduler.admission import Admission, urgency
+from scheduler.due import Due, due, horizon
+from scheduler.forgets import forget_due
+from scheduler.timetable import Slots, Timetable, jitter_of
+from shared import topology
+from shared.errors import HoldfastError
+from shared.ledger.model import RunKind
+
+if TYPE_CHECKING:
+    from shared.config.fleet import Fleet
+    from shared.config.models import Policy
+    from shared.ledger.model import Evidence
+    from shared.ledger.sweep import SourceState
+    from shared.topology import Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A source that a policy schedules."""
+
+    source: str
+    host: str
+    site: str
+    policy: Policy
+    policy_id: str
+    timetable: Timetable
+    jitter: float  # seconds by which its slots become due later
+    forgets: bool  # by rules for that site
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All of them."""
+
+    rows: tuple[Scheduled, ...]
+    places: tuple[tuple[str, str, str], ...]  # host, source and site of each, as the ledger is asked for them
+    unknown: Mapping[str, HoldfastError]  # sources of which the site can't be known
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A run that is due."""
+
+    row: Scheduled
+    due: Due
+    evidence: Evidence | None
+
+    @property
+    def realm(self) -> str:
+        """In which realm of the ledger its run lies."""
+        return "" if self.due.kind.deletes else self.row.host
+
+
+@dataclass(slots=True)
+class Standing:
+    """The whole fleet at one moment."""
+
+    wanted: list[Wanted] = field(default_factory=list)  # the most urgent first
+    forgets: list[Wanted] = field(default_factory=list)  # of sources of which no backup is due
+    unasked: list[Scheduled] = field(default_factory=list)  # only the site can say
+    closed: dict[str, datetime] = field(default_factory=dict)  # sources that are due in a blackout, and its end
+
+
+def table_of(fleet: Fleet) -> Table:
+    """The sources that policies schedule, as the topology has them now."""
+    return _table(fleet, topology.current(fleet).epoch)
+
+
+@lru_cache(maxsize=2)
+def _table(fleet: Fleet, epoch: Epoch) -> Table:  # noqa: ARG001 - another epoch has other primaries
+    current = topology.current(fleet)
+    timetables = {name: Timetable(policy) for name, policy in fleet.policies.items()}
+    rows, unknown = [], {}
+    for name, source in fleet.sources.items():
+        policy = fleet.policy_for(name)
+        if policy is None:
+            continue
+        jitter = jitter_of(name, policy.id, policy.jitter) if policy.jitter else 0.0
+        try:
+            site = current.primary(name)
+        except HoldfastError as error:
+            unknown[name] = error
+            continue
+        forgets = policy.retention is not None and policy.retention.rules_at(site) is not None
+        timetable = timetables[policy.id]
+        rows.append(Scheduled(name, source.host or "", site, policy, policy.id, timetable, jitter, forgets))
+    return Table(tuple(rows), tuple((row.host, row.source, row.site) for row in rows), unknown)
+
+
+def survey(
+    rows: Iterable[tuple[Scheduled, SourceState]], now: datetime, answers: Mapping[str, Evidence | None]
+) -> Standing:
+    """What is due of sources of which no backup is open. `answers`: what sites said of those the ledger knows not."""
+    standing = Standing()
+    latest, seconds = horizon(now), now.timestamp()
+    passed: dict[str, Slots] = {}  # by policy, where it has no jitter
+    for row, state in rows:
+        if state.backups:
+            continue
+        slots = passed.get(row.policy_id)
+        if slots is None:
+            slots = row.timetable.slots(seconds - row.jitter)
+            if not row.policy.jitter:
+                passed[row.policy_id] = slots
+        last, full, forgot, _ = state
+        if full and slots.full <= full <= latest and slots.incremental <= last <= latest:
+            if row.forgets and (slot := forget_due(row.source, forgot, seconds)):
+                _add(standing, standing.forgets, Wanted(row, Due(RunKind.FORGET, slot), state.evidence), now)
+            continue  # most of them, most of the time
+        evidence = state.evidence
+        if not full or max(last, full) > latest:
+            # No full one is known: the ledger may have been wiped. Or a clock was wrong. Only the site can say.
+            if row.source not in answers:
+                standing.unasked.append(row)
+                continue
+            evidence = answers[row.source]
+        if wanted := due(slots, evidence, now):
+            _add(standing, standing.wanted, Wanted(row, wanted, evidence), now)
+        elif evidence is not None and row.forgets and (slot := forget_due(row.source, forgot, seconds)):
+            _add(standing, standing.forgets, Wanted(row, Due(RunKind.FORGET, slot), evidence), now)
+    return standing
+
+
+def _add(standing: Standing, wanted: list[Wanted], one: Wanted, now: datetime) -> None:
+    """Add one to those, but for a blackout."""
+    row = one.row
+    closed = row.timetable.closed_until(now) if row.policy.blackout else None
+    if closed is None:
+        wanted.append(one)
+    else:
+        standing.closed[row.source] = closed
+
+
+def admission_of(fleet: Fleet, table: Table, states: Sequence[SourceState]) -> Admission:
+    """The places that open backups take."""
+    admission = Admission(fleet.scheduling)
+    for row, state in zip(table.rows, states, strict=True):
+        if state.backups:
+            admission.count(row.host, row.site, away=state.waits)
+    return admission
+
+
+def in_turn(wanted: Iterable[Wanted]) -> list[Wanted]:
+    """The most urgent first."""
+    return sorted(wanted, key=lambda one: urgency(one.due.slot, one.evidence, one.row.policy.rpo))
+
+
+def let_in(admission: Admission, wanted: Iterable[Wanted]) -> Iterator[tuple[Wanted, str]]:
+    """Each, in its turn, and why it is not let in for now; empty where it is."""
+    for one in wanted:
+        refusal = admission.refusal(one.row.host, one.row.site)
+        if not refusal:
+            admission.count(one.row.host, one.row.site)
+        yield one, refusal
