@@ -18,7 +18,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 	--generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check bench bench-jobs tools venv lock clean
+.PHONY: help demo test chaos check bench bench-jobs bench-fleet tools venv lock clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,9 @@ bench: $(STAMP) tools ## Measure against stock restic (ARGS goes to the runner; 
 
 bench-jobs: $(STAMP) tools ## Measure the job system: rates, latency, memory (ARGS goes to it)
 	@$(BIN)/python -m benchmarks.jobs $(ARGS)
+
+bench-fleet: $(STAMP) tools ## Measure 10,000 sources under 200 policies: ticks, start-up, memory, scrapes
+	@$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 tools: $(STAMP) ## Fetch what the tests need besides wheels, into a cache outside the checkout
 	@$(BIN)/python deploy/tools/fetch.py

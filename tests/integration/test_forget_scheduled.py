@@ -20,14 +20,16 @@ from tests.support.ledgers import a_run, claimed, own_ledger
 from workers import specs, tasks
 
 DAY = datetime(2026, 3, 4, tzinfo=UTC)
-SERVED = Evidence("2027-01-01T00:00:00Z", "2027-01-01T00:00:00Z")  # no backup is due
+SERVED = Evidence("2026-03-04T00:00:00Z", "2026-03-04T00:00:00Z")  # no backup is due that year
 
 
 def its_time(source: str) -> datetime:
     """When the forget of a source is due first on that day."""
     minutes = (DAY + timedelta(minutes=number) for number in range(1440))
     return next(
-        now for now in minutes if forget_due(source, "", now) and forget_due(source, "", now + timedelta(minutes=1))
+        now
+        for now in minutes
+        if forget_due(source, "", now.timestamp()) and forget_due(source, "", now.timestamp() + 60)
     )
 
 
@@ -62,7 +64,7 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     """With retention."""
     with own_ledger(os.path.join(str(tmp_path), "valkey")) as (ledger, server):
-        yield Scene(tmp_path, ledger, server.url, "full: 1d, retention: {keep_daily: 7}")
+        yield Scene(tmp_path, ledger, server.url, 'full: "0 0 1 1 *", retention: {keep_daily: 7}')
 
 
 @pytest.mark.parametrize("source", ["web1", "far"])

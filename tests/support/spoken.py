@@ -163,6 +163,8 @@ class Speaker:
             waiting = ask("runs cancel", "runs", "cancel", run)["run"]
             assert waiting == run
             ask("runs retry", "runs", "retry", run)
+            ask("schedule", "schedule", "--hours", "200")
+            ask("schedule --dropped", "schedule", "data", "--dropped", "--hours", "200")
             self.status()
             self.exporter()
             name = shop.ask("worker")["workers"][0]["name"]
