@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any
 
 _SECRET_NAME = re.compile(
@@ -41,8 +42,13 @@ def mask_secrets(_logger: object, _method: str, event: Event) -> Event:
     return event
 
 
+@lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
+
+
 def _masked(name: str, value: Any) -> Any:
-    if _SECRET_NAME.search(name) and value not in (None, ""):
+    if _is_secret(name) and value not in (None, ""):
         return MASK
     if isinstance(value, str):
         return mask_text(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def test_a_year_has_one_nightly_slot_for_each_day(zone: str) -> None:
     """With both changes of the clocks in it: no day without, none with two, whatever hour is skipped or repeated."""
     found = slots_since(NIGHTLY, slot_time("2026-01-01T12:00:00Z"), slot_time("2027-01-01T12:00:00Z"), zone)
     assert len(found) == 366  # the one before, too
-    gaps = {(later - one).total_seconds() / 3600 for one, later in zip(found, found[1:], strict=False)}
+    gaps = {(later - one).total_seconds() / 3600 for one, later in pairwise(found)}
     assert {round(gap) for gap in gaps} <= {23, 24, 25}
 
 
@@ -41,7 +42,7 @@ def test_a_year_has_one_nightly_slot_for_each_day(zone: str) -> None:
 def test_an_hourly_slot_comes_each_hour_of_the_year(zone: str) -> None:
     """Also in the hour that the wall shows twice."""
     found = slots_since(HOURLY, slot_time("2026-01-01T00:30:00Z"), slot_time("2026-12-31T23:30:00Z"), zone)
-    gaps = {(later - one) for one, later in zip(found, found[1:], strict=False)}
+    gaps = {(later - one) for one, later in pairwise(found)}
     assert gaps <= {timedelta(minutes=30), timedelta(hours=1), timedelta(hours=1, minutes=30)}
     if zone != "Australia/Lord_Howe":  # whose clocks are moved by half an hour
         assert gaps == {timedelta(hours=1)}
