@@ -6,14 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cli import format as show
-from scheduler.due import horizon
+from scheduler.due import due
 from scheduler.forecast import account, forecast
 from scheduler.standing import admission_of, in_turn, let_in, survey, table_of
 from shared.ledger import sweep
-from shared.ledger.model import Evidence
+from shared.ledger.model import Evidence, RunKind
 from shared.messaging.client import all_runs, ledger_of
 
 if TYPE_CHECKING:
+    from scheduler.standing import Scheduled
     from shared.config.fleet import Fleet
     from shared.ledger.sweep import SourceState
 
@@ -45,7 +46,7 @@ def gather(fleet: Fleet, source: str | None, hours: int) -> dict[str, Any]:
         }
         for row, state in rows
         if source in (None, row.source) and row.source not in unknown
-        for one in forecast(row, _known(state, now), now, until)
+        for one in forecast(row, _known(row, state, now), now, until)
     ]
     runs.sort(key=lambda one: (one["at"], one["source"]))
     waiting = [{"source": name, "why": why} for name, why in sorted(held.items()) if source in (None, name)]
@@ -73,13 +74,15 @@ def _open_now(state: SourceState) -> str:
     return "a backup of it waits for a worker" if state.waits else "a backup of it is queued or under way"
 
 
-def _known(state: SourceState, now: datetime) -> Evidence | None:
-    """What the ledger knows; of a backup that is open, that it will have served what has passed."""
+def _known(row: Scheduled, state: SourceState, now: datetime) -> Evidence | None:
+    """What the ledger knows; of a backup that is open, that it will have served what is due."""
     evidence = state.evidence
     if not state.busy:
         return evidence
-    passed = horizon(now - timedelta(hours=1))
-    return Evidence(passed, evidence.last_full if evidence and evidence.last_full else passed)
+    run = due(row.timetable.slots(now.timestamp() - row.jitter), evidence, now)
+    if run is None:
+        return evidence
+    return Evidence(run.slot, run.slot if run.kind is RunKind.FULL or evidence is None else evidence.last_full)
 
 
 def lines_of_plan(plan: dict[str, Any], most: int | None) -> list[str]:

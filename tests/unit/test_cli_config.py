@@ -137,6 +137,22 @@ def test_show_says_what_it_amounts_to(capsys: pytest.CaptureFixture[str]) -> Non
     assert got["state_dir"] == f"{here}/.holdfast/state"
 
 
+def test_a_policy_that_does_nothing_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """It selects nothing, or what it selects follows more specific ones."""
+    more = "  none: {select: kind=mail, primary: ams, full: 1d}\n"
+    more += "  idle: {select: '!os', primary: ams, full: 1d}\nsources:\n"
+    put(
+        TEXT.replace("sources:\n", more)
+        .replace("{tier: 2}", "{tier: 2, os: bsd}")
+        .replace("kind=web,", "'kind=web, !os',")
+    )
+    got = ask(capsys, "config", "check")["warnings"]
+    assert [line for line in got if "no source follows it" in line] == [
+        "policies.none: no source follows it: kind=mail selects none",
+        "policies.idle: no source follows it: what it selects follows more specific ones (databases, web)",
+    ]
+
+
 def test_show_says_why_a_source_follows_its_policy(capsys: pytest.CaptureFixture[str]) -> None:
     """The most specific that selects it, what it lacks for others, or that there is none."""
     put(TEXT)

@@ -125,19 +125,19 @@ def test_no_line_is_lost_while_several_write_and_the_file_is_renamed(tmp_path: P
     with Writer(path) as one, Writer(path) as two:
         writers = (one, two)
         for writer in writers:
-            writer.say("many 4000")
+            writer.say("many 16000")
 
         def done() -> bool:
             nonlocal rotations
             rotations += rotate(str(path), at_most=50_000, kept=1000)
-            return sum(len(events(file)) for file in tmp_path.iterdir()) >= 8000
+            return sum(file.read_bytes().count(b"\n") for file in tmp_path.iterdir()) >= 32_000
 
         until(done, seconds=60)
         for writer in writers:
             assert os.read(writer._answers, 1) == b"."
     assert rotations > 3
     found = sorted(event for file in tmp_path.iterdir() for event in events(file))
-    assert found == sorted(f"{writer.process.pid}-{number}" for writer in writers for number in range(4000))
+    assert found == sorted(f"{writer.process.pid}-{number}" for writer in writers for number in range(16_000))
     assert all(line.startswith("{") for file in tmp_path.iterdir() for line in file.read_text().splitlines())
 
 
