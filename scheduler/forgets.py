@@ -20,7 +20,10 @@ _ROUND = 360  # minutes, in one of which what was missed is due
 
 
 def forget_due(source: str, done: str, now: float) -> str:
-    """The slot of the forget that is due at `now` (POSIX seconds), empty where none is. `done`: the last one's, empty: not known."""
+    """The slot of the forget that is due at `now` (POSIX seconds), empty where none is.
+
+    `done`: that of the last one; empty: not known.
+    """
     moment, minute = _places(source)
     since = int(now)
     late = (since - moment) % _DAY

@@ -39,7 +39,7 @@ class Scheduled:
     policy_id: str
     timetable: Timetable
     jitter: float  # seconds by which its slots become due later
-    forgets: bool  # by rules for that site
+    forgets: bool = False  # by rules for that site
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def survey(
             slots = row.timetable.slots(seconds - row.jitter)
             if not row.policy.jitter:
                 passed[row.policy_id] = slots
-        last, full, forgot, _ = state
+        last, full, _, forgot = state
         if full and slots.full <= full <= latest and slots.incremental <= last <= latest:
             if row.forgets and (slot := forget_due(row.source, forgot, seconds)):
                 _add(standing, standing.forgets, Wanted(row, Due(RunKind.FORGET, slot), state.evidence), now)

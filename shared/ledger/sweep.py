@@ -69,8 +69,8 @@ return cjson.encode(all)
 """
 
 # ARGV: prefix, source and site of each as JSON, the ms after which a run waits long; only reads. Answers in JSON, four
-# texts a source: the slots of its last snapshot, of its last full one and of its last forget there; and of a backup
-# that is not over "waits" where each such was not claimed for long, else "open".
+# texts a source: the slots of its last snapshot and of its last full one there; of a backup that is not over "waits"
+# where each such was not claimed for long, else "open"; the slot of its last forget there.
 _SOURCES = """
 local t = redis.call('TIME')
 local before = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[2]
@@ -89,8 +89,8 @@ for i = 1, #asked, 3 do
   local at = (i - 1) / 3 * 4
   all[at + 1] = slots[1] or ''
   all[at + 2] = slots[2] or ''
-  all[at + 3] = slots[3] or ''
-  all[at + 4] = backups
+  all[at + 3] = backups
+  all[at + 4] = slots[3] or ''
 end
 return cjson.encode(all)
 """
@@ -111,8 +111,8 @@ class SourceState(NamedTuple):
 
     last: str  # the slots of its newest snapshot and its newest full one, empty for none
     last_full: str
-    forgot: str = ""  # the slot of the last forget; empty: none is known
     backups: str = ""  # "open" where one is queued or under way, "waits" where none was claimed for long
+    forgot: str = ""  # the slot of the last forget; empty: none is known
 
     @property
     def evidence(self) -> Evidence | None:

@@ -48,7 +48,11 @@ def test_what_was_done_is_not_due(source: str, seconds: int) -> None:
 
 def test_one_that_fails_is_due_for_an_hour_and_then_every_six() -> None:
     """A lock in its way, or a site that is away: from its time on for an hour, then one minute in six hours."""
-    due = [minute for minute in range(1440) if forget_due("web1", "2026-03-02T00:00:00Z", (START + minute * MINUTE).timestamp())]
+    due = [
+        minute
+        for minute in range(1440)
+        if forget_due("web1", "2026-03-02T00:00:00Z", (START + minute * MINUTE).timestamp())
+    ]
     late = [minute for minute in due if minute - 1 not in due and minute + 1 not in due]
     first = [minute for minute in due if minute not in late]
     assert first == list(range(first[0], first[0] + 60))
@@ -62,7 +66,9 @@ def test_with_all_evidence_lost_there_is_no_storm() -> None:
     per_minute = []
     for minute in range(361):
         now = START + minute * MINUTE
-        fresh = {source: slot for source in SOURCES if (slot := forget_due(source, done.get(source, ""), now.timestamp()))}
+        fresh = {
+            source: slot for source in SOURCES if (slot := forget_due(source, done.get(source, ""), now.timestamp()))
+        }
         done |= fresh
         per_minute.append(len(fresh))
     assert per_minute[0] < len(SOURCES) / 15  # those whose hour it is
