@@ -42,6 +42,7 @@ COMMANDS = {
     "retention": "Show which snapshots stay, which go, and why.",
     "hold": "Hold snapshots, so that nothing forgets them.",
     "forget": "Forget snapshots that no rule keeps.",
+    "prune": "Give back the space of what no snapshot needs.",
     "runs": "List, show, follow, cancel and retry runs.",
     "schedule": "Show what will run, when and why.",
     "status": "Show how the fleet stands, worst first.",

@@ -63,10 +63,10 @@ class Crew:
         """How many helpers there are."""
         return len(self._pool)
 
-    def broadcast(self, task: Task) -> None:
+    def broadcast(self, task: Task, handle: Callable[[Any], None] = lambda _: None) -> None:
         """Give every helper the task and wait for all their answers."""
         self._pool.broadcast(task)
-        self._collect([1] * len(self._pool), lambda: None, lambda _: None)
+        self._collect([1] * len(self._pool), lambda: None, handle)
 
     def run(self, next_task: Callable[[], Task | None], handle: Callable[[Any], None]) -> None:
         """Work until `next_task` has none left and every answer was handled; an answer may bring new tasks.

@@ -18,6 +18,7 @@ from workers.backup.spec import BackupSpec, Selection, SiteSpec
 from workers.engine_process import module_command
 from workers.limits import EngineLimits
 from workers.maintenance.forget_spec import ForgetSpec
+from workers.maintenance.prune_spec import PruneSpec
 from workers.maintenance.spec import VerifySpec
 from workers.restore.spec import RestoreSpec
 
@@ -32,6 +33,7 @@ ENGINES = {
     RunKind.RESTORE: "workers.restore",
     RunKind.VERIFY: "workers.maintenance",
     RunKind.FORGET: "workers.maintenance.forget_process",
+    RunKind.PRUNE: "workers.maintenance.prune_process",
 }
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
@@ -67,6 +69,8 @@ def spec_for(
         raise ConfigError(f"an agent does no {request.kind.value}: a server may delete nothing at a site")
     if request.kind is RunKind.FORGET:
         return forget_spec(fleet, request.source, request.options, run=request.id).to_json()
+    if request.kind is RunKind.PRUNE:
+        return prune_spec(fleet, request.source, request.options, run=request.id).to_json()
     return verify_spec(fleet, request.source, request.options).to_json()
 
 
@@ -218,6 +222,35 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
         passwords=passwords(fleet, repository),
         rules=rules,
         timezone=policy.timezone if policy else "UTC",
+        cache_dir=fleet.cache_dir,
+        limits=engine_limits(fleet),
+        config=fleet.path,
+        epoch=[now.epoch.number, now.epoch.claimant],
+    )
+
+
+def prune_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run: str) -> PruneSpec:
+    """One prune of the repository of a source, at its primary or the site that `options` name, under the epoch of now.
+
+    Raises ConfigError.
+    """
+    now = topology.current(fleet)
+    site = str(options.get("site") or now.primary(source))
+    repository = fleet.repository_of(source)
+    given: dict[str, Any] = {
+        "grace": fleet.prune.grace,
+        "max_unused": fleet.prune.max_unused,
+        "max_repack": fleet.prune.max_repack or 0,
+        **_allowed(options, {"site", "grace", "max_unused", "max_repack"}, "prune"),
+    }
+    return PruneSpec(
+        **given,
+        site=site_spec(fleet, site),
+        repository=repository,
+        run=run,
+        passwords=passwords(fleet, repository),
+        pack_size=fleet.defaults.pack_size,
+        helpers=fleet.defaults.read_concurrency,
         cache_dir=fleet.cache_dir,
         limits=engine_limits(fleet),
         config=fleet.path,

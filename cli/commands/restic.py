@@ -27,7 +27,7 @@ ALLOWED = frozenset(
     {"cat", "check", "diff", "dump", "features", "find", "help", "list", "ls", "mount", "options", "restore"}
     | {"snapshots", "stats", "version"}
 )
-_LATER = "this release prunes and rewrites nothing; that is to come"
+_LATER = "this release rewrites nothing; that is to come"
 _LOOK = "`holdfast verify {source}` says what is wrong; a full backup stores again what is missing"
 REFUSED = {
     "backup": "`holdfast backup {source}` does it",
@@ -37,7 +37,7 @@ REFUSED = {
     "init": "a first `holdfast backup {source}` makes the repository",
     "key": "`holdfast keys {source}` does it, and leaves a tombstone",
     "migrate": _LATER,
-    "prune": _LATER,
+    "prune": "`holdfast prune {source}` does it, and deletes nothing before its time",
     "rebuild-index": _LOOK,
     "recover": _LOOK,
     "repair": _LOOK,

@@ -12,7 +12,7 @@ from shared.config.assembly import Seen
 from shared.config.checks import not_done
 from shared.config.choice import PolicyChoice
 from shared.config.limits import Limits
-from shared.config.models import Defaults, FleetFile, Policy, Region, Site, Source
+from shared.config.models import Defaults, FleetFile, Policy, Prune, Region, Site, Source
 from shared.config.problems import nearest
 from shared.config.scheduling import Scheduling
 from shared.config.secrets import Secret
@@ -50,6 +50,7 @@ class Fleet:
         self.sources: Mapping[str, Source] = file.sources
         self.regions: Mapping[str, Region] = file.regions
         self.defaults: Defaults = file.defaults
+        self.prune: Prune = file.prune
         self.hosts: tuple[str, ...] = _hosts(file)  # where there is, or may be, a worker of its own
         self.restore_to: tuple[str, ...] | None = file.restore_to
         self.limits: Limits = file.limits

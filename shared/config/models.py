@@ -229,6 +229,14 @@ class Defaults(PolicyDefaults):
     read_concurrency: Annotated[int, whole_number(" of helpers", least=0, most=256)] = 0  # 0: one per core
 
 
+class Prune(Model):
+    """How a prune gives space back."""
+
+    grace: Duration = 86400.0  # for which a pack that nobody needs stays before it is deleted
+    max_unused: Annotated[int, whole_number(" per cent", least=0, most=100)] = 5  # of the repository, in used packs
+    max_repack: Size | None = None  # copied to new packs by one run; None: no limit
+
+
 class Exporter(Model):
     """The metrics that `holdfast up` serves, and where `holdfast exporter` does."""
 
@@ -248,6 +256,7 @@ class FleetFile(Model):
         None  # None: see docs/decisions/restore-targets.md
     )
     defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()
+    prune: Annotated[Prune, mapping_of("settings: {grace: 24h, max_unused: 5}")] = Prune()
     exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()
     limits: Annotated[Limits, mapping_of("limits")] = Limits()
     scheduling: Annotated[Scheduling, mapping_of("limits")] = Scheduling()

@@ -63,6 +63,7 @@ class RunKind(_Open):
     RESTORE = "restore"
     VERIFY = "verify"
     FORGET = "forget"
+    PRUNE = "prune"
 
     @property
     def is_backup(self) -> bool:
@@ -72,7 +73,7 @@ class RunKind(_Open):
     @property
     def deletes(self) -> bool:
         """Whether it deletes: then it stops at once where Redis is away, and no server's own agent may do it."""
-        return self is RunKind.FORGET
+        return self in {RunKind.FORGET, RunKind.PRUNE}
 
     @property
     def locks_by_id(self) -> bool:

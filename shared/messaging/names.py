@@ -35,6 +35,7 @@ _CAPABILITY = {
     RunKind.RESTORE: RESTORE,
     RunKind.VERIFY: MAINTENANCE,
     RunKind.FORGET: MAINTENANCE,
+    RunKind.PRUNE: MAINTENANCE,
 }
 _HOST = "host."
 _RESTORES = f".{RESTORE}"  # no host's name ends so: the configuration refuses that

@@ -121,6 +121,19 @@ class PackBuilder:
         self._seal(stored)
         self._records += _RECORD.pack(blob_id, offset, self.size - offset, uncompressed)
 
+    def add_sealed(self, blob_id: bytes, sealed: Buffer, uncompressed: int) -> None:
+        """Take the next blob as it is stored elsewhere: what is sealed does not depend on where it lies."""
+        length = len(sealed)
+        if self._used + length > SCRATCH:
+            self._flush()
+        if length <= SCRATCH:
+            self._scratch[self._used : self._used + length] = sealed
+            self._used += length
+        else:
+            self._send(memoryview(sealed))
+        self._records += _RECORD.pack(blob_id, self.size, length, uncompressed)
+        self.size += length
+
     def close(self) -> bytes:
         """Write the header and all that is not written yet; the pack's id. The builder takes no more after that."""
         header = encode_header(from_records(self.type, self._records))

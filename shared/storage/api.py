@@ -136,6 +136,12 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove `key`; removing what is not there is no error."""
 
+    def purge(self, key: str) -> None:
+        """As `delete`, and where the store keeps older versions, they go too. Raises Denied where they may not.
+
+        The newest goes last, so that no older one comes to light.
+        """
+
     def clock(self) -> float:
         """The store's own time, in POSIX seconds (a response's Date; in a directory a fresh file's mtime)."""
 

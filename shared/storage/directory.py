@@ -152,6 +152,10 @@ class DirectoryStore:
 
         self._do("DELETE", key, attempt, retry=self._lock_retry)
 
+    def purge(self, key: str) -> None:
+        """See `ObjectStore`. There are no older versions."""
+        self.delete(key)
+
     def clock(self) -> float:
         """See `ObjectStore`: the time that the file system (of a mount: its server) gives a new file."""
 

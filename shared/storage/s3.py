@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+_VERSIONS = (f"{_NAMESPACE}Version", f"{_NAMESPACE}DeleteMarker")
 _PAGE = "1000"  # the most that S3 gives at once
 _PRECONDITION_FAILED = 412
 _NOT_FOUND = 404
@@ -69,6 +70,7 @@ class S3Store:
             deadline=self._retry.deadline,
             throttle=throttle,
         )
+        self._versioned: list[bool] = []  # shared with what is below
         self._owner = True
 
     @property
@@ -150,6 +152,17 @@ class S3Store:
         if answer.code == "NoSuchBucket":
             raise self._no_bucket("DELETE", key)
 
+    def purge(self, key: str) -> None:
+        """See `ObjectStore`. One request more for each key, and one for each version."""
+        if not self._keeps_versions():
+            self.delete(key)
+            return
+        whole = self._key(key)
+        passing = frozenset({_NOT_FOUND})
+        for version in reversed(self._versions(whole)):
+            query = {"versionId": version}
+            self._do(functools.partial(self._http.send, "DELETE", whole, query=query, passing=passing))
+
     def clock(self) -> float:
         """See `ObjectStore`: the Date of an answer, in whole seconds, so up to one second behind."""
         # Any answer has a Date, a refusal too: this needs no right on the bucket.
@@ -195,6 +208,28 @@ class S3Store:
         answer = self._do(lambda: self._http.send("GET", "", query={"versioning": ""}))
         return b"<Status>Enabled</Status>" in answer.data
 
+    def _keeps_versions(self) -> bool:
+        """Whether the bucket is, or once was, versioned. Asked for once."""
+        if not self._versioned:
+            answer = self._do(lambda: self._http.send("GET", "", query={"versioning": ""}))
+            self._versioned.append(b"<Status>" in answer.data)
+        return self._versioned[0]
+
+    def _versions(self, whole: str) -> tuple[str, ...]:
+        """The versions of a key, delete markers too, the newest first."""
+        query = {"versions": "", "encoding-type": "url", "max-keys": _PAGE, "prefix": whole}
+        found: tuple[str, ...] = ()
+        while True:
+            page = self._do(lambda: self._xml(query, whole))
+            listed = (one for one in page if one.tag in _VERSIONS)
+            same = (one for one in listed if unquote_plus(one.findtext(f"{_NAMESPACE}Key") or "") == whole)
+            found += tuple(one.findtext(f"{_NAMESPACE}VersionId") or "null" for one in same)
+            if page.findtext(f"{_NAMESPACE}IsTruncated") != "true":
+                return found
+            for marker in ("key-marker", "version-id-marker"):
+                tag = "Next" + "".join(word.capitalize() for word in marker.split("-"))
+                query[marker] = unquote_plus(page.findtext(f"{_NAMESPACE}{tag}") or "")
+
     def _no_bucket(self, operation: str, key: str) -> Exception:
         hint = "Create the bucket, or correct the site's url"
         return self._place.fail(Permanent, operation, self._key(key), "404 NoSuchBucket", hint)
@@ -215,12 +250,15 @@ class S3Store:
         query = {"list-type": "2", "encoding-type": "url", "max-keys": _PAGE, "prefix": prefix}
         if token:
             query["continuation-token"] = token
-        answer = self._http.send("GET", "", query=query, wanted=prefix)
+        return self._xml(query, prefix)
+
+    def _xml(self, query: dict[str, str], wanted: str) -> ET.Element:
+        answer = self._http.send("GET", "", query=query, wanted=wanted)
         try:
             return ET.fromstring(answer.data)  # noqa: S314 - expat itself bounds entity expansion
         except ET.ParseError as error:
             # A proxy's page, or a page cut short: both pass.
-            raise self._place.fail(Transient, "LIST", prefix, f"the listing is no XML: {error}") from error
+            raise self._place.fail(Transient, "LIST", wanted, f"the listing is no XML: {error}") from error
 
 
 class _StagedPut:

@@ -141,6 +141,10 @@ class ThrottledStore:
         """See `ObjectStore`."""
         self._inner.delete(key)
 
+    def purge(self, key: str) -> None:
+        """See `ObjectStore`."""
+        self._inner.purge(key)
+
     def clock(self) -> float:
         """See `ObjectStore`."""
         return self._inner.clock()

@@ -167,6 +167,13 @@ class KillingStore:
         if dying:
             die()
 
+    def purge(self, key: str) -> None:
+        """See `ObjectStore`; counted as the delete that it is."""
+        dying = self._reached(WRITES, "delete", key)
+        self._inner.purge(key)
+        if dying:
+            die()
+
     def get(self, key: str) -> bytes:
         """See `ObjectStore`."""
         self._read("get", key)

@@ -114,7 +114,14 @@ def _forget(arguments: dict[str, Any], on_event: Callable[[dict[str, Any]], None
     return run_forget(ForgetSpec.from_json(arguments), on_event, lambda: None).to_json()
 
 
-JOBS = {"backup": _backup, "create": _create, "forget": _forget}
+def _prune(arguments: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    from workers.maintenance.prune import run_prune
+    from workers.maintenance.prune_spec import PruneSpec
+
+    return run_prune(PruneSpec.from_json(arguments), on_event, lambda: None).to_json()
+
+
+JOBS = {"backup": _backup, "create": _create, "forget": _forget, "prune": _prune}
 
 
 def wrap_stores(trap: Trap) -> None:
@@ -193,6 +200,7 @@ def main() -> None:
     for module in (
         "workers.backup.run",
         "workers.maintenance.forget",
+        "workers.maintenance.prune",
         "shared.repository.indexcache",
         "shared.storage.directory",
     ):

@@ -16,6 +16,7 @@ from typing import TypeVar
 from shared.repository.indexcache.assembly import Assembly, Load, Progress
 from shared.repository.indexcache.folder import Folder
 from shared.repository.indexcache.layout import cache_key
+from shared.repository.indexcache.scan import Scan
 from shared.repository.indexcache.segment import Corrupt, Location
 from shared.repository.pack import Blob, BlobType
 from shared.storage.api import MissingObject, ObjectStore
@@ -149,6 +150,10 @@ class IndexCache:
                 self._assembly.repair(corrupt.segment)
             else:
                 return
+
+    def scan(self, visit: Callable[[Scan], _Answer]) -> _Answer:
+        """What `visit` makes of all records. It is called again, from the start, where a part turned out corrupt."""
+        return self._trusted(lambda: visit(Scan(self._assembly.segments)))
 
     def pack_blobs(self, packs: Collection[bytes]) -> Iterator[tuple[bytes, Sequence[Blob]]]:
         """What these packs hold, read again from the index files that list them, one file at a time.
