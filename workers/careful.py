@@ -57,9 +57,9 @@ class Careful:
     def look(self) -> None:
         """Whether it may go on. Raises what `heed` and `guard` raise, Locked where the lock is ours no more."""
         self._heed()
+        self._guard()  # which may take a while: the lock is looked at last
         self._lock.maintain()
         self._lock.ensure_held()
-        self._guard()
         self._looked = boot_clock()
 
     def look_again(self) -> None:

@@ -113,7 +113,7 @@ def test_odd_names_are_keys(store: ObjectStore, key: str) -> None:
 )
 def test_a_key_that_could_leave_the_store_is_refused(store: ObjectStore, key: str) -> None:
     """No operation takes it, and nothing is written."""
-    for use in (store.get, store.stat, store.delete, store.get_versioned, lambda k: store.put(k, b"")):
+    for use in (store.get, store.stat, store.delete, store.purge, store.get_versioned, lambda k: store.put(k, b"")):
         with pytest.raises(Permanent, match="not a key"):
             use(key)
     assert _keys(store) == []
@@ -131,6 +131,15 @@ def test_what_is_not_there_is_missing(store: ObjectStore) -> None:
             store.get(key)
         store.delete(f"{key}/x")
     store.delete("a/b")
+
+
+def test_what_is_purged_is_gone(store: ObjectStore) -> None:
+    """The one key, whatever else begins like it; purging what is not there is no error."""
+    for key in ("a/b", "a/bc", "a/b.d"):
+        store.put(key, b"1")
+    store.purge("a/b")
+    store.purge("a/b")
+    assert _keys(store) == ["a/b.d", "a/bc"]
 
 
 def test_ranges_are_exact_or_an_error(store: ObjectStore) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from shared.storage import ObjectStore, Transient, open_store
+from shared.storage import ObjectStore, Transient, open_store, s3
 from tests.support.proxy import FaultProxy
-from tests.support.stores import credentials_of, make_bucket, open_bucket
+from tests.support.stores import credentials_of, make_bucket, open_bucket, versions_in
 from tests.support.tools import MinioServer
 
 
@@ -220,6 +220,50 @@ def test_a_versioned_bucket_is_found_out(minio_server: MinioServer) -> None:
     """The probe says that overwritten objects are kept."""
     store = open_bucket(minio_server, make_bucket(minio_server, versioned=True))
     assert store.probe().versioned is True
+    store.close()
+
+
+def test_purging_leaves_no_version(minio_server: MinioServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, and behind a delete marker; of other keys all stay."""
+    monkeypatch.setattr(s3, "_PAGE", "2")
+    bucket = make_bucket(minio_server, versioned=True)
+    store = open_bucket(minio_server, bucket)
+    for number in range(5):
+        store.put("a/1", b"a" * number)
+        store.put("a/12", b"other")
+    store.delete("a/1")
+    store.put("a/1", b"again")
+    store.delete("a/1")
+    store.delete("a/12")
+    assert len(versions_in(minio_server, bucket)) == 14
+    store.purge("a/1")
+    assert {key for key, _, _ in versions_in(minio_server, bucket)} == {"a/12"}
+    assert len(versions_in(minio_server, bucket)) == 6
+    store.below("a").purge("12")
+    assert versions_in(minio_server, bucket) == []
+    store.close()
+
+
+def test_a_purge_that_is_broken_off_brings_nothing_old_to_light(
+    minio_server: MinioServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest version goes last."""
+    bucket = make_bucket(minio_server, versioned=True)
+    store = open_bucket(minio_server, bucket)
+    for content in (b"oldest", b"older", b"newest"):
+        store.put("a", content)
+    seen = []
+    real = s3.S3Http.send
+
+    def send(self: Any, method: str, key: str, **more: Any) -> Any:
+        if method == "DELETE":
+            seen.append(store.get("a"))
+        return real(self, method, key, **more)
+
+    monkeypatch.setattr(s3.S3Http, "send", send)
+    store.purge("a")
+    assert seen == [b"newest"] * 3
+    assert versions_in(minio_server, bucket) == []
     store.close()
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from minio.credentials import AssumeRoleProvider
 
 from shared.storage import Denied, ObjectStore, Permanent, open_store
 from shared.storage.credentials import CredentialsSpec
-from tests.support.stores import credentials_of, make_bucket, open_bucket, write_certificates
+from tests.support.stores import credentials_of, limited_credentials, make_bucket, open_bucket, write_certificates
 from tests.support.tools import MinioServer
 
 _FIXED = CredentialsSpec("access", "secret-of-forty-characters")
@@ -63,28 +61,12 @@ def test_wrong_credentials_are_denied_at_once(
 
 def _read_only(server: MinioServer, bucket: str) -> CredentialsSpec:
     """Temporary credentials that may list and read `bucket`, and write below locks/ alone."""
-    policy = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{bucket}/*"]},
-            {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [f"arn:aws:s3:::{bucket}"]},
-            {
-                "Effect": "Allow",
-                "Action": ["s3:PutObject", "s3:DeleteObject"],
-                "Resource": [f"arn:aws:s3:::{bucket}/locks/*"],
-            },
-        ],
-    }
-    provider = AssumeRoleProvider(
-        sts_endpoint=server.url,
-        access_key=server.access_key,
-        secret_key=server.secret_key,
-        duration_seconds=3600,
-        region=server.region,
-        policy=json.dumps(policy),
+    return limited_credentials(
+        server,
+        (["s3:GetObject"], f"{bucket}/*"),
+        (["s3:ListBucket"], bucket),
+        (["s3:PutObject", "s3:DeleteObject"], f"{bucket}/locks/*"),
     )
-    got = provider.retrieve()
-    return CredentialsSpec(got.access_key, got.secret_key, got.session_token)
 
 
 def test_rights_are_told_apart_by_key(store: ObjectStore, minio_server: MinioServer, bucket: str) -> None:

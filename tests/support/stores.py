@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import ipaddress
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from minio import Minio
 from minio.commonconfig import ENABLED
+from minio.credentials import AssumeRoleProvider
 from minio.versioningconfig import VersioningConfig
 
 from shared.storage import ObjectStore, open_store
@@ -39,6 +41,36 @@ def make_bucket(server: MinioServer, *, versioned: bool = False) -> str:
     if versioned:
         client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
     return bucket
+
+
+def versions_in(server: MinioServer, bucket: str) -> list[tuple[str, int, bool]]:
+    """All that a bucket keeps, what is hidden too: key, size in bytes, whether it is a delete marker."""
+    client = Minio(
+        server.endpoint, access_key=server.access_key, secret_key=server.secret_key, secure=False, region=server.region
+    )
+    listed = client.list_objects(bucket, recursive=True, include_version=True)
+    return [(str(one.object_name), one.size or 0, bool(one.is_delete_marker)) for one in listed]
+
+
+def limited_credentials(server: MinioServer, *statements: tuple[list[str], str]) -> CredentialsSpec:
+    """Temporary credentials that may do these actions on these resources, and no more."""
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": actions, "Resource": [f"arn:aws:s3:::{resource}"]}
+            for actions, resource in statements
+        ],
+    }
+    provider = AssumeRoleProvider(
+        sts_endpoint=server.url,
+        access_key=server.access_key,
+        secret_key=server.secret_key,
+        duration_seconds=3600,
+        region=server.region,
+        policy=json.dumps(policy),
+    )
+    got = provider.retrieve()
+    return CredentialsSpec(got.access_key, got.secret_key, got.session_token)
 
 
 def open_bucket(server: MinioServer, bucket: str, *, port: int = 0, deadline: float = 10.0) -> ObjectStore:

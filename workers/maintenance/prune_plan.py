@@ -170,7 +170,7 @@ def make_plan(packs: Iterable[PackUse], *, max_unused: float, max_repack: int, m
     """Decide. The largest gain for what is copied comes first, the smallest last.
 
     `max_unused`: per cent of what is left afterwards that may be unused; 100 repacks nothing. `max_repack`: bytes, 0
-    for no limit. `max_indexes`: index files that may be touched; packs in others wait.
+    for no limit; but one pack always. `max_indexes`: index files that may be touched; packs in others wait.
     """
     plan = Plan()
     candidates, used, unused = [], 0, 0
@@ -191,7 +191,7 @@ def make_plan(packs: Iterable[PackUse], *, max_unused: float, max_repack: int, m
     for pack in candidates:
         if unused <= allowed:
             break
-        if max_repack and copied + pack.used_bytes > max_repack:
+        if max_repack and plan.repack and copied + pack.used_bytes > max_repack:
             plan.limited = True
             break
         plan.repack.append(pack)

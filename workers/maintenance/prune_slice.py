@@ -58,6 +58,7 @@ class Tools:
     guard: Guard
     heed: Callable[[], None]
     progress: Callable[[str, int, int], None]
+    purges: bool = True  # older versions may be deleted, as far as is known
 
 
 class Slice:
@@ -75,7 +76,6 @@ class Slice:
         self._notes: dict[bytes, float] = {}
         self._marked: dict[bytes, int] = {}
         self._now = 0.0
-        self._purges = True
         self._unfinished = False
         self._survey = Survey()
 
@@ -246,13 +246,14 @@ class Slice:
 
     def _remove(self, key: str) -> None:
         """Delete for good, where the store keeps older versions and we may delete those."""
-        store = self._repo.store
-        if self._purges:
+        store, tools = self._repo.store, self._tools
+        if tools.purges:
             try:
                 store.purge(key)
             except Denied as error:
-                self._purges = False
-                self._report.notes.append(f"older versions stay, and take room: {error}")
+                if tools.purges:  # else another thread has said it
+                    tools.purges = False
+                    self._report.notes.append(f"older versions stay, and take room: {error}")
             else:
                 return
         store.delete(key)
