@@ -158,7 +158,8 @@ class _Prune:
             try:
                 lock.begin()
                 self._lock = lock
-                lock.confirm()
+                if exclusive:  # else it keeps others from disturbing, and nothing rests on it
+                    lock.confirm()
             except Locked:
                 self._lock = None
                 if boot_clock() >= give_up:
