@@ -112,6 +112,8 @@ class Speaker:
         self.ask("forget", "forget", "data", "--dry-run")
         self.ask("forget", "forget", "data", "--direct")
         self.ask("hold remove", "hold", "remove", "data", "--all")
+        self.ask("prune", "prune", "data", "--dry-run")
+        self.ask("prune", "prune", "data", "--direct")
 
     def dump(self, what: str) -> Any:
         """What is said on stderr, while the content goes to stdout."""
@@ -158,6 +160,7 @@ class Speaker:
             ask("restore", "restore", "data", "--to", "out-2")
             ask("verify", "verify", "data")
             ask("forget", "forget", "data")
+            ask("prune", "prune", "data")
             ask("runs list", "runs", "list")
             ask("runs show", "runs", "show", run)
             waiting = ask("runs cancel", "runs", "cancel", run)["run"]

@@ -194,7 +194,8 @@ class Slice:
         raise Damaged(
             f"{self._repo.store.url}: {kind.name.lower()} {blob.hex()[:16]}, which a snapshot needs: {reason}; "
             f"nothing was pruned ({len(missing):,} such)",
-            hint="`holdfast verify` says who suffers; a full backup stores again what its source still has",
+            hint="`holdfast verify` says who suffers. A full backup stores again what its source still has; snapshots "
+            "that can't be restored may be forgotten",
         )
 
     def _plan(self) -> Plan:
