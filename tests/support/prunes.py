@@ -45,8 +45,9 @@ def change_source(source: str, day: int) -> None:
     os.makedirs(os.path.join(source, "kept"), exist_ok=True)
     with open(os.path.join(source, f"of day {day}"), "wb") as file:
         file.write(draw.randbytes(5000))
-    if day > 2:
-        os.unlink(os.path.join(source, f"of day {day - 2}"))
+    old = os.path.join(source, f"of day {day - 2}")
+    if os.path.exists(old):
+        os.unlink(old)
 
 
 def back_up(bench: Bench, zygote: Zygote, day: int) -> str:
