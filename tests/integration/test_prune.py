@@ -20,7 +20,7 @@ from shared.repository.errors import Damaged, Locked
 from shared.repository.repository import pack_key
 from shared.topology import StaleEpoch
 from tests.support.backups import PASSWORD, REPOSITORY, Shop, write
-from tests.support.restores import names_below
+from tests.support.restores import names_below, verify
 from workers.backup.spec import SiteSpec
 from workers.maintenance import prune_slice
 from workers.maintenance.prune import run_prune
@@ -95,6 +95,7 @@ def test_space_comes_back_in_two_steps(shop: Shop) -> None:
     snapshot = two_days(shop)
     before, packs = size_of(shop), set(shop.packs())
     first = prune(shop)
+    assert (verify(shop).problems, verify(shop).notes) == ([], [])
     assert (first.packs, first.bytes) == (len(packs), before)
     assert (first.packs_deleted, packs - set(shop.packs())) == (0, set())
     assert first.packs_doomed == len(shop.names("holdfast/doomed")) > 0

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from shared.repository.indexcache import IndexCache, Location, assembly, layout, merge, run, segment, writer
+from shared.repository.indexcache.scan import Scan
 from shared.repository.pack import Blob, BlobType, pack_size
 from shared.storage.api import MissingObject, ObjectInfo, ObjectStore, Transient
 
@@ -104,6 +105,20 @@ def assert_true(
     assert list(cache.packs()) == site.sizes()
     assert cache.index_ids == frozenset(site.files)
     assert cache.blob_count == len(site.blobs())
+    assert cache.scan(scanned) == sorted(site.blobs())
+
+
+def scanned(scan: Scan) -> Blobs:
+    """All that a scan gives: every blob with its pack, a 256th at a time."""
+    found = []
+    for first, parts in enumerate(scan.parts()):
+        for number, records in parts:
+            for blob, kind, pack, *place in layout.RECORD.iter_unpack(records):
+                entry = scan.packs[number][pack]
+                assert blob[0] == first
+                if entry is not None:
+                    found.append((entry[0], Blob(blob, BlobType(kind), *place)))
+    return sorted(found)
 
 
 def shrink(patch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,24 @@ def test_the_header_has_these_bytes() -> None:
     assert [len(encode_header([blob])) for blob in blobs] == [37, 41]
 
 
+def test_sealed_blobs_are_taken_as_they_are() -> None:
+    """Large and small ones, behind one that is sealed here: the pack's bytes are theirs, one after the other."""
+    old, from_ = built([b"small", b"x" * (SCRATCH + 1), b"third", b"y" * (SCRATCH - 100)])
+    data = bytearray()
+    builder = PackBuilder(Sealer(KEY), BlobType.DATA, data.extend)
+    builder.add(ID, b"sealed here", 0)
+    for blob in listed(from_):
+        builder.add_sealed(blob.id, memoryview(old)[blob.offset : blob.offset + blob.length], blob.uncompressed)
+    assert (builder.close(), builder.size) == (hashlib.sha256(data).digest(), len(data))
+    blobs = listed(builder)
+    assert len(data) == pack_size(blobs)
+    assert [(one.id, one.length, one.uncompressed) for one in blobs[1:]] == [
+        (one.id, one.length, one.uncompressed) for one in listed(from_)
+    ]
+    for one, other in zip(blobs[1:], listed(from_), strict=True):
+        assert data[one.offset :][: one.length] == old[other.offset :][: other.length]
+
+
 def test_a_pack_reads_back() -> None:
     """Blobs one behind the other without gaps, the sealed header, its length in the last four bytes."""
     contents = [b"one", b"two" * 1000, b"three"]

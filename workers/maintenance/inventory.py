@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from shared.repository.absent import DOOMED
 from shared.repository.locks import LockInfo, read_locks
 from shared.repository.repository import Repository
 from shared.storage.api import Denied, ObjectInfo, ObjectStore, Permanent, StoreFull
@@ -48,6 +49,11 @@ def list_again(
     for folder in sorted({pack.hex()[:2] for pack in packs}):
         for name, info in named(store, f"data/{folder}/", look_after):
             yield bytes.fromhex(name), info.size
+
+
+def doomed(store: ObjectStore, look_after: Callable[[], None]) -> set[bytes]:
+    """The packs that a prune has noted, to be deleted later: no index lists them, and that is as it should be."""
+    return {bytes.fromhex(name) for name, _ in named(store, DOOMED, look_after)}
 
 
 def faults(indexed: Mapping[bytes, int], listed: Mapping[bytes, int]) -> Iterator[tuple[bytes, str]]:

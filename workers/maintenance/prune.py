@@ -26,8 +26,9 @@ from workers.crew import Crew
 from workers.helpers import HelperPool
 from workers.limits import obey
 from workers.maintenance import inventory, prune_helper
-from workers.maintenance.prune_slice import Slice, Tools
+from workers.maintenance.prune_slice import Slice
 from workers.maintenance.prune_spec import PruneReport, PruneSpec
+from workers.maintenance.prune_tools import Tools
 from workers.maintenance.prune_walk import Walk
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -52,10 +53,11 @@ def run_prune(spec: PruneSpec, on_event: OnEvent, guard: Guard) -> PruneReport:
     with stop_signals() as stopping:
         pool = HelperPool(count, prune_helper.main)
         try:
-            if spec.cache_dir:
-                os.makedirs(spec.cache_dir, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="holdfast-prune-", dir=spec.cache_dir or None) as temporary:
-                report = _Prune(spec, on_event, guard, stopping, pool, temporary).run()
+            with tempfile.TemporaryDirectory(prefix="holdfast-") as temporary:
+                if spec.cache_dir:
+                    os.makedirs(spec.cache_dir, exist_ok=True)
+                cache_dir = spec.cache_dir or temporary
+                report = _Prune(spec, on_event, guard, stopping, pool, cache_dir).run()
         finally:
             pool.close()
     report.notes += notes
@@ -71,7 +73,7 @@ class _Prune:
         guard: Guard,
         stopping: Callable[[], bool],
         pool: HelperPool,
-        temporary: str,
+        cache_dir: str,
     ) -> None:
         self._spec = spec
         self._on_event = on_event
@@ -83,10 +85,9 @@ class _Prune:
         self._repo = repo = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
         repo.require_writable()
         self._crew = Crew(pool, self._tick)
-        self._cache_dir = spec.cache_dir or temporary
+        self._cache_dir = cache_dir
         connections = max(1, spec.site.connections // len(pool)) if is_remote(spec.site) else 1
-        more: dict[str, Any] = {"connections": connections, "pack_size": spec.pack_size}
-        more |= {"temporary": temporary, "cache_dir": self._cache_dir}
+        more: dict[str, Any] = {"connections": connections, "pack_size": spec.pack_size, "cache_dir": cache_dir}
         site = asdict(spec.site)
         self._crew.broadcast(("setup", repo.key.to_bytes(), site, spec.repository, repo.restic_id, more))
         self._walk = Walk(repo, self._crew, self._progress)
@@ -106,14 +107,17 @@ class _Prune:
             if spec.dry_run:
                 Slice(tools, self._lock, self._prepare()).only_look()
                 return report
-            while self._slice(tools):
-                self._sleep(spec.pause)
+            while True:
+                began = boot_clock()
+                if not self._slice(tools):
+                    return report
+                # Whoever finds the lock taken tries again after a while: at least every second try must hit a pause.
+                self._sleep(max(spec.pause, boot_clock() - began) if spec.pause else 0.0)
                 self._take_lock(exclusive=False)
         finally:
             self._give_up_lock()
             if index is not None:
                 index.close()
-        return report
 
     def _slice(self, tools: Tools) -> bool:
         """One turn under the lock; whether another one is wanted."""

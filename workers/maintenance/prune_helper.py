@@ -6,7 +6,6 @@ is told of only once it is durable.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -76,7 +75,7 @@ class _Helper:
         self._cache_dir = more["cache_dir"]
         self._target = more["pack_size"]
         self._uploader = Uploader(self._store, uploads=more["connections"], spool=self._cache_dir)
-        self._used = Collector(os.path.join(more["temporary"], f"used-{os.getpid()}"))
+        self._used = Collector(self._cache_dir)
         self._index: IndexCache | None = None
         self._places: WholeFirst | None = None
         self._open: dict[BlobType, tuple[PackBuilder, Staged]] = {}

@@ -15,8 +15,7 @@ note it counts as absent, and what is needed of it stands in a new pack that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -24,41 +23,23 @@ import orjson
 from shared.repository.absent import DOOMED, QUARANTINE
 from shared.repository.errors import Damaged
 from shared.repository.gojson import time_string
-from shared.repository.indexcache import IndexCache
 from shared.repository.locks import RepositoryLock
 from shared.repository.pack import RECORD_SIZE, BlobType, from_records
-from shared.repository.repository import Repository, pack_key
+from shared.repository.repository import pack_key
 from shared.storage.api import Denied, MissingObject
 from workers.backup.engine.packer import StoredPack
-from workers.careful import Careful, Guard, boot_clock
-from workers.crew import Crew, Task
+from workers.careful import Careful, boot_clock
+from workers.crew import Task
 from workers.maintenance import inventory
 from workers.maintenance.prune_index import IndexRewrite
 from workers.maintenance.prune_plan import PackUse, Parts, Plan, Survey, make_plan, survey, used_parts
-from workers.maintenance.prune_spec import PruneReport, PruneSpec
-from workers.maintenance.prune_walk import Walk
+from workers.maintenance.prune_tools import Tools
 
 BATCH = 500  # deletes between two looks
 _MAX_INDEXES = 100  # index files that are written anew in one turn
 _REPACK_SHARE, _DELETE_SHARE = 0.5, 0.8  # of the time: after that no new one is begun
 _NO_REPACK = 100.0  # per cent unused that are allowed
 _DOOMED, _QUARANTINED = 1, 2  # as PackUse.marked has it
-
-
-@dataclass(slots=True)
-class Tools:
-    """What all turns share."""
-
-    repo: Repository
-    index: IndexCache
-    crew: Crew
-    walk: Walk
-    spec: PruneSpec
-    report: PruneReport
-    guard: Guard
-    heed: Callable[[], None]
-    progress: Callable[[str, int, int], None]
-    purges: bool = True  # older versions may be deleted, as far as is known
 
 
 class Slice:

@@ -1,14 +1,17 @@
 """The ids of all blobs that snapshots refer to, however many: in sorted runs on disk, read back a 256th at a time.
 
 A helper collects ids and writes them when it has enough; whoever compares them with the index holds one part of all
-runs at once. Ids of trees are few beside those of data, and whoever walks them holds them anyway.
+runs at once. Ids of trees are few beside those of data, and whoever walks them holds them anyway. The file has no name,
+so that nothing is left of it when its helper ends, however that comes.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from bisect import bisect_left
 from collections.abc import Iterable
+from typing import BinaryIO
 
 from shared.errors import HoldfastError
 from shared.repository.indexcache.scan import PARTS
@@ -20,10 +23,11 @@ Run = tuple[str, list[int]]  # a file, and where each part begins in it, in byte
 
 
 class Collector:
-    """Takes ids and writes them to a file. For one process."""
+    """Takes ids and writes them to a file in a folder. For one process; its file ends with it."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._file: BinaryIO | None = None
         self._ids: set[bytes] = set()
         self._runs: list[Run] = []
         self._size = 0
@@ -41,20 +45,28 @@ class Collector:
         runs, self._runs = self._runs, []
         return runs
 
+    def close(self) -> None:
+        """Give up the file: nothing of it can be read any more."""
+        if self._file is not None:
+            self._file.close()
+
     def _write(self) -> None:
         ordered = sorted(self._ids)
         self._ids.clear()
         starts = [bisect_left(ordered, bytes((first,))) for first in range(PARTS)]
         try:
-            with open(self._path, "ab") as file:
-                file.write(b"".join(ordered))
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - for as long as this process lives
+            self._file.write(b"".join(ordered))
+            self._file.flush()
         except OSError as error:
             raise HoldfastError(
-                f"the ids of used blobs can't be kept at {self._path}: {error.strerror}",
+                f"the ids of used blobs can't be kept in {self._folder}: {error.strerror}",
                 hint="Some 32 bytes for each chunk and small file of all snapshots are needed there: see to the "
                 "space and rights of `cache_dir`",
             ) from error
-        self._runs.append((self._path, [self._size + _ID * start for start in (*starts, len(ordered))]))
+        path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        self._runs.append((path, [self._size + _ID * start for start in (*starts, len(ordered))]))
         self._size += _ID * len(ordered)
 
 

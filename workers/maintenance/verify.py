@@ -216,7 +216,8 @@ class _Verify:
     def _compare(self, listed: dict[bytes, int], others: list[LockInfo]) -> dict[bytes, int]:
         """Compare the listing with the index; the sizes of the packs that are sound so far."""
         sizes = {pack: size for pack, (size, _, _) in self._indexed.items()}
-        unindexed = len(listed.keys() - sizes.keys())
+        left = listed.keys() - sizes.keys()
+        unindexed = len(left - inventory.doomed(self._repo.store, self._look_after)) if left else 0
         if unindexed and others:
             holders = ", ".join(f"{lock.hostname} ({lock.age:.0f} s old)" for lock in others)
             self.report.notes.append(
