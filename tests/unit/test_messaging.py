@@ -91,16 +91,30 @@ def test_a_run_is_rung_where_its_source_can_be_read(tmp_path: os.PathLike[str]) 
     assert {queue_of(kind, on_db1) for kind in others} == {"host.db1"}
 
 
-def test_what_deletes_is_rung_for_workers_of_the_unnamed_pool(tmp_path: os.PathLike[str]) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in RunKind if kind.deletes])
+def test_what_deletes_is_rung_for_workers_of_the_unnamed_pool(tmp_path: os.PathLike[str], kind: RunKind) -> None:
     """Wherever its source is read: a server's own agent may delete nothing, and does none of it."""
     small = SmallFleet(str(tmp_path))
     source = small.fleet.source("web1")
     for more in ({"host": "db1"}, {"pool": "nas"}, {}):
         here = source.model_copy(update=more)
-        assert (queue_of(RunKind.FORGET, here), realm_of(RunKind.FORGET, here)) == ("maintenance", "")
-    forget = RunRequest("0" * 32, RunKind.FORGET, "web1", options={"snapshots": ["ab" * 32]})
-    with pytest.raises(ConfigError, match="an agent does no forget"):
-        specs.spec_for(small.fleet, forget, agent=True)
+        assert (queue_of(kind, here), realm_of(kind, here)) == ("maintenance", "")
+    run = RunRequest("0" * 32, kind, "web1")
+    with pytest.raises(ConfigError, match=f"an agent does no {kind.value}"):
+        specs.spec_for(small.fleet, run, agent=True)
+
+
+def test_a_prune_is_as_the_configuration_says(tmp_path: os.PathLike[str]) -> None:
+    """Unless its run's options say otherwise; what a site is and who may open it they can't say."""
+    small = SmallFleet(str(tmp_path))
+    made = specs.prune_spec(small.fleet, "web1", {}, run="f" * 32)
+    assert (made.grace, made.max_unused, made.max_repack) == (86400.0, 5, 0)
+    small.change("sites:", "prune: {grace: 2d, max_unused: 20, max_repack: 1 GiB}\nsites:")
+    made = specs.prune_spec(small.fleet, "web1", {"max_unused": 7}, run="f" * 32)
+    assert (made.grace, made.max_unused, made.max_repack) == (2 * 86400.0, 7, 1 << 30)
+    assert (made.site.url, made.epoch, made.config) == (f"{tmp_path}/site", [0, ""], small.path)
+    with pytest.raises(ConfigError, match="a prune has no option 'passwords'"):
+        specs.prune_spec(small.fleet, "web1", {"passwords": ["x"]}, run="f" * 32)
 
 
 @pytest.mark.parametrize(
