@@ -7,8 +7,8 @@ file in twenty is written anew).
 
 daily    two snapshots have been forgotten and pruned, one more is forgotten, and a prune is timed; it also deletes what
          the one before has doomed
-at_once  the older half is forgotten, and all its space is to come back, for which Holdfast prunes twice, since it deletes
-         in a second step after a grace period (a second here): both count
+at_once  the older half is forgotten, and all its space is to come back, for which Holdfast prunes twice, since it
+         deletes in a second step after a grace period (a second here): both count
 
 Each tool works on a copy of its own, with a warm cache and its defaults, by which 5% may stay unused. restic opens the
 repository by its machine password, too. `restic check` must pass after each.

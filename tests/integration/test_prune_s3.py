@@ -106,3 +106,21 @@ def test_without_the_right_to_versions_it_says_so(place: Place) -> None:
     assert note.startswith("older versions stay, and take room: site fra: denied")
     assert place.hidden() >= before
     place.check()
+
+
+def test_the_rights_that_a_prune_needs(place: Place) -> None:
+    """Those of docs/sites.md are enough: they delete below data/, index/, holdfast/ and locks/ alone, versions too."""
+    below = f"{place.bucket}/repos"
+    limited = limited_credentials(
+        place.server,
+        (["s3:ListBucket", "s3:GetBucketVersioning", "s3:ListBucketVersions"], place.bucket),
+        (["s3:GetObject"], f"{place.bucket}/*"),
+        (["s3:PutObject", "s3:DeleteObjectVersion"], f"{below}/*"),
+        *((["s3:DeleteObject"], f"{below}/*/{kind}/*") for kind in ("locks", "holdfast", "data", "index")),
+    )
+    before = place.hidden()
+    assert place.prune(limited).packs_doomed > 0
+    report = place.prune(limited, grace=-60)
+    assert (report.packs_deleted > 0, report.notes) == (True, [])
+    assert place.hidden() < 0.75 * before
+    place.check()
