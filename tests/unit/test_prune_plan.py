@@ -101,7 +101,7 @@ def test_nothing_that_is_used_leaves(
         there = {key for pack in world.blobs if world.is_sound(pack) for key in world.keys(pack)}
         assert set(found.missing) == world.wanted - there
         assert sum(pack.used for pack in found.packs.values()) == len(world.wanted & there)
-        plan = make_plan(found.packs.values(), max_unused=max_unused, max_repack=0, max_indexes=100)
+        plan = make_plan(found.packs.values(), max_unused=max_unused, max_repack=0, max_indexes=100, max_blobs=10_000)
         copied = {pack.id for pack in plan.repack}
         parts = cache.scan(lambda scan: used_parts(scan, world.used, found, copied, lambda: None))
         cache.close()
@@ -131,32 +131,40 @@ def pack(number: int, *, used: int, blobs: int = 10, indexes: int = 1, **more: i
 def test_the_largest_gain_comes_first() -> None:
     """Packs are copied, the emptiest first, until few enough bytes are unused."""
     made = [pack(number, used=number) for number in range(11)]
-    plan = make_plan(made, max_unused=20, max_repack=0, max_indexes=100)
+    plan = make_plan(made, max_unused=20, max_repack=0, max_indexes=100, max_blobs=10_000)
     assert plan.unused == made[:1]
     assert plan.repack == made[1 : 1 + len(plan.repack)]
     left = [one for one in made if one not in plan.leaving]
     used = sum(one.used_bytes for one in made)
     assert sum(one.unused_bytes for one in left) <= 0.25 * used
     assert sum(one.unused_bytes for one in [*left, plan.repack[-1]]) > 0.25 * used
-    assert make_plan(made, max_unused=100, max_repack=0, max_indexes=100).repack == []
+    assert make_plan(made, max_unused=100, max_repack=0, max_indexes=100, max_blobs=10_000).repack == []
 
 
 def test_limits_leave_work_for_later() -> None:
-    """Bytes that may be copied, with one pack in any case; and index files that may be touched, whole packs of them."""
+    """Bytes and blobs that may be copied, one pack in any case; and index files that may be touched."""
     made = [pack(number, used=5, indexes=2) for number in range(6)]
-    assert [len(make_plan(made, max_unused=0, max_repack=most, max_indexes=100).repack) for most in (1, 999, 1000)] == [
+    assert [
+        len(make_plan(made, max_unused=0, max_repack=most, max_indexes=100, max_blobs=10_000).repack)
+        for most in (1, 999, 1000)
+    ] == [
         1,
         1,
         2,
     ]
-    assert make_plan(made, max_unused=0, max_repack=1000, max_indexes=100).limited
-    plan = make_plan(made, max_unused=0, max_repack=0, max_indexes=5)
+    assert make_plan(made, max_unused=0, max_repack=1000, max_indexes=100, max_blobs=10_000).limited
+    plan = make_plan(made, max_unused=0, max_repack=0, max_indexes=5, max_blobs=10_000)
     assert (len(plan.repack), plan.waits, plan.limited) == (2, True, False)
+    for blobs, count in ((1, 1), (14, 2), (15, 3)):
+        plan = make_plan(made, max_unused=0, max_repack=0, max_indexes=100, max_blobs=blobs)
+        assert (len(plan.repack), plan.waits, plan.limited) == (count, True, False)
 
 
 def test_what_index_files_do_not_agree_on_is_left_alone() -> None:
     """Used or not."""
-    plan = make_plan([pack(1, used=0, odd=1), pack(2, used=3, odd=1)], max_unused=0, max_repack=0, max_indexes=100)
+    plan = make_plan(
+        [pack(1, used=0, odd=1), pack(2, used=3, odd=1)], max_unused=0, max_repack=0, max_indexes=100, max_blobs=10_000
+    )
     assert (plan.leaving, plan.needed) == ([], [])
 
 

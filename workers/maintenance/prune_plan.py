@@ -158,7 +158,7 @@ class Plan:
     repack: list[PackUse] = field(default_factory=list)  # so do these, when what is used of them has been copied
     needed: list[PackUse] = field(default_factory=list)  # they were doomed, and are not any more
     limited: bool = False  # more would be repacked, if `max_repack` let it
-    waits: bool = False  # more would leave, if `max_indexes` let it
+    waits: bool = False  # more would leave, if `max_indexes` or `max_blobs` let it
 
     @property
     def leaving(self) -> list[PackUse]:
@@ -166,11 +166,14 @@ class Plan:
         return self.unused + self.repack
 
 
-def make_plan(packs: Iterable[PackUse], *, max_unused: float, max_repack: int, max_indexes: int) -> Plan:
+def make_plan(
+    packs: Iterable[PackUse], *, max_unused: float, max_repack: int, max_indexes: int, max_blobs: int
+) -> Plan:
     """Decide. The largest gain for what is copied comes first, the smallest last.
 
     `max_unused`: per cent of what is left afterwards that may be unused; 100 repacks nothing. `max_repack`: bytes, 0
-    for no limit; but one pack always. `max_indexes`: index files that may be touched; packs in others wait.
+    for no limit; but one pack always. `max_indexes`: index files that may be touched, `max_blobs`: blobs that may be
+    copied; packs beyond either wait.
     """
     plan = Plan()
     candidates, used, unused = [], 0, 0
@@ -187,15 +190,19 @@ def make_plan(packs: Iterable[PackUse], *, max_unused: float, max_repack: int, m
             candidates.append(pack)
     candidates.sort(key=lambda pack: (pack.used_bytes / pack.size, pack.id))
     allowed = used * max_unused / (_ALL - max_unused) if max_unused < _ALL else float("inf")
-    copied = 0
+    copied = blobs = 0
     for pack in candidates:
         if unused <= allowed:
+            break
+        if plan.repack and blobs + pack.used > max_blobs:
+            plan.waits = True
             break
         if max_repack and plan.repack and copied + pack.used_bytes > max_repack:
             plan.limited = True
             break
         plan.repack.append(pack)
         copied += pack.used_bytes
+        blobs += pack.used
         unused -= pack.unused_bytes
     _keep_to(plan, max_indexes)
     return plan

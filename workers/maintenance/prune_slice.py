@@ -15,6 +15,7 @@ note it counts as absent, and what is needed of it stands in a new pack that is 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ from workers.maintenance.prune_tools import Tools
 
 BATCH = 500  # deletes between two looks
 _MAX_INDEXES = 100  # index files that are written anew in one turn
+_MAX_BLOBS = 1_000_000  # that are copied in one turn: where they lie takes 44 bytes each
 _REPACK_SHARE, _DELETE_SHARE = 0.5, 0.8  # of the time: after that no new one is begun
 _NO_REPACK = 100.0  # per cent unused that are allowed
 _DOOMED, _QUARANTINED = 1, 2  # as PackUse.marked has it
@@ -77,7 +79,7 @@ class Slice:
     def only_look(self) -> None:
         """Say what would be done."""
         self._look(save=False)
-        plan, report = self._plan(), self._report
+        plan, report = self._plan(whole=True), self._report
         report.packs_repacked = len(plan.repack)
         report.bytes_repacked = sum(pack.used_bytes for pack in plan.repack)
         fresh = [pack.id for pack in plan.leaving if pack.id not in self._notes] + self._unlisted()
@@ -179,11 +181,17 @@ class Slice:
             "that can't be restored may be forgotten",
         )
 
-    def _plan(self) -> Plan:
+    def _plan(self, *, whole: bool = False) -> Plan:
+        """What is to be done in one turn; `whole`: in as many as it takes."""
         spec = self._spec
         left = spec.max_repack - self._report.bytes_repacked if spec.max_repack else 0
-        max_unused = _NO_REPACK if spec.max_repack and left <= 0 else spec.max_unused
-        return make_plan(self._survey.packs.values(), max_unused=max_unused, max_repack=left, max_indexes=_MAX_INDEXES)
+        return make_plan(
+            self._survey.packs.values(),
+            max_unused=_NO_REPACK if spec.max_repack and left <= 0 else spec.max_unused,
+            max_repack=left,
+            max_indexes=sys.maxsize if whole else _MAX_INDEXES,
+            max_blobs=sys.maxsize if whole else _MAX_BLOBS,
+        )
 
     # -- step 2 -----------------------------------------------------------------------------------
 
