@@ -20,7 +20,7 @@ from tests.support.attempts import QUICK, Bench, digest
 from tests.support.prunes import PACK_SIZE, assert_clean, back_up, change_source, contents, forget, prune_spec
 from tests.support.zygote import Ended, Zygote
 
-BACKUPS = 12  # by each of two hosts
+BACKUPS, MOST = 12, 60  # by each of two hosts: at least, and at most until prunes have done what there is to do
 GRACE = 0.3  # seconds
 AWAY = locks.STALE + 60  # seconds
 
@@ -62,14 +62,18 @@ class Truth:
             lock.release()
 
 
-def host(bench: Bench, name: str, truth: Truth, seed: int) -> int:
+def host(bench: Bench, name: str, truth: Truth, seed: int, enough: threading.Event) -> int:
     """Back up again and again; how often somebody else had the lock."""
+    draw = random.Random(seed)
     waited = 0
     source = os.path.join(bench.directory, name)
     mine = Bench(bench.directory, source)
     mine.cache = os.path.join(bench.directory, f"cache of {name}")
     with Zygote() as zygote:
-        for number in range(BACKUPS):
+        for number in range(MOST):
+            if number >= BACKUPS and enough.is_set():
+                break
+            time.sleep(draw.uniform(0.0, 0.4))  # in which both may be idle, and a prune gets its turn
             change_source(source, seed + number + 1)
             files = digest(source)
             kind = "full" if number % 5 == 0 else "incremental"
@@ -86,9 +90,11 @@ def test_backups_beside_prunes(tmp_path: Path, zygote: Zygote) -> None:
     """Two hosts, one repository, a prune or a forget at any moment, and a grace period that is hardly one."""
     bench = Bench(str(tmp_path), str(tmp_path / "unused"))
     bench.cache = str(tmp_path / "cache of prunes")
-    truth, draw = Truth(), random.Random(7)
+    truth, draw, enough = Truth(), random.Random(7), threading.Event()
     with ThreadPoolExecutor(2) as threads:
-        hosts = [threads.submit(host, bench, name, truth, seed) for name, seed in (("web1", 100), ("web2", 200))]
+        hosts = [
+            threads.submit(host, bench, name, truth, seed, enough) for name, seed in (("web1", 100), ("web2", 200))
+        ]
         pruned = {"packs_doomed": 0, "packs_deleted": 0, "packs_repacked": 0}
         while not all(one.done() for one in hosts):
             if not truth.files:
@@ -99,6 +105,8 @@ def test_backups_beside_prunes(tmp_path: Path, zygote: Zygote) -> None:
             assert ended.exit_code in (0, Locked.exit_code), ended.error
             for name in pruned:
                 pruned[name] += ended.result.get(name, 0)
+            if min(pruned.values()):
+                enough.set()
         for one in hosts:
             one.result()
     assert min(pruned.values()) > 0, pruned
