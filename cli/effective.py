@@ -44,6 +44,12 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "runs_per_site": fleet.scheduling.runs_per_site or "any number",
             "runs_per_host": fleet.scheduling.runs_per_host,
         },
+        "prune": {
+            "every": span(fleet.prune.every),
+            "grace": span(fleet.prune.grace),
+            "max_unused": fleet.prune.max_unused,
+            "max_repack": size(fleet.prune.max_repack) if fleet.prune.max_repack else "no limit",
+        },
         "exporter": {"listen": fleet.metrics_address or "off"},
         "limits": {
             "runs": fleet.limits.runs,
@@ -200,6 +206,8 @@ def _policy(fleet: Fleet, policy: Policy) -> dict[str, Any]:
         shown["jitter"] = span(policy.jitter)
     if policy.blackout:
         shown["blackout"] = [str(one) for one in policy.blackout]
+    upkeep = ("verify", "verify_data", "restore_test")
+    shown |= {key: span(value) for key in upkeep if (value := getattr(policy, key)) is not None}
     shown["attempts"] = policy.attempts
     if policy.copies is not None:
         shown["copies"] = policy.copies.model_dump(mode="json", exclude_none=True)

@@ -15,7 +15,8 @@ would stop backups until that day came. What a clock does that is put back by an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class Due:
 
     kind: RunKind
     slot: str
+    options: Mapping[str, object] = field(default_factory=dict)  # what its run is told besides
 
 
 def newest_slots(full: Schedule | None, incremental: Schedule | None, now: datetime, timezone: str = "UTC") -> Slots:

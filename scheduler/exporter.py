@@ -23,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 from scheduler.facts import FactReader, leases, oldest_waiting
+from scheduler.upkeep import DAY
 from shared.config.values import parse_listen
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError, HoldfastError, LedgerError
@@ -36,6 +37,7 @@ from shared.version import VERSION
 if TYPE_CHECKING:
     from scheduler.facts import Facts, SeenRun
     from shared.config.fleet import Fleet
+    from shared.config.models import Policy
 
 _CONFIG_EVERY = 5.0  # seconds between looks at the configuration
 _log = structlog.get_logger("holdfast.exporter")
@@ -121,6 +123,20 @@ def _configured(fleet: Fleet) -> Iterator[Family]:
             targets.append(((name,), float(policy.rpo)))
     yield _family(metrics.SOURCE_INFO, infos)
     yield _family(metrics.RPO, targets)
+    wanted = [
+        ((policy.id, kind.value), every) for policy in fleet.policies.values() for kind, every in _wants(fleet, policy)
+    ]
+    yield _family(metrics.UPKEEP_EVERY, wanted)
+
+
+def _wants(fleet: Fleet, policy: Policy) -> Iterator[tuple[RunKind, float]]:
+    if policy.retention is not None:
+        yield RunKind.FORGET, DAY
+        yield RunKind.PRUNE, fleet.prune.every
+    if policy.verify is not None:
+        yield RunKind.VERIFY, policy.verify
+    if policy.restore_test is not None:
+        yield RunKind.RESTORE_TEST, policy.restore_test
 
 
 def _past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
@@ -147,6 +163,10 @@ def _past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     good = [(name, site, one) for name in fleet.sources for site, one in facts.good.get(name, {}).items()]
     yield _family(metrics.GOOD_START, [((name, site), one.start) for name, site, one in good])
     yield _family(metrics.GOOD_END, [((name, site), one.end) for name, site, one in good if one.end])
+    kept = [((name, *place), one) for name in fleet.sources for place, one in facts.upkeep.get(name, {}).items()]
+    yield _family(metrics.UPKEEP_GOOD, [(labels, one.good) for labels, one in kept if one.good])
+    yield _family(metrics.UPKEEP_FAILED, [(labels, 1) for labels, one in kept if one.code])
+    yield _family(metrics.RESTORE_RATE, [(labels[:2], one.rate) for labels, one in kept if one.rate])
 
 
 def _present(fleet: Fleet, facts: Facts) -> Iterator[Family]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from shared.ledger import sweep
 from shared.ledger.guard import guarded
 from shared.ledger.keys import BEAT_LOCK, BEAT_PREFIX
-from shared.ledger.model import RunKind, RunState, slot_time
+from shared.ledger.model import UPKEEP, RunKind, RunState, Upkept, slot_time
 from shared.messaging.client import realms
 from shared.messaging.names import CAPABILITIES, SCHEDULER, host_restore_queue, queue_of, redis_list
 
@@ -92,6 +92,7 @@ class Facts:
     retries: Counter[str] = field(default_factory=Counter)  # by site
     last: dict[str, SeenRun] = field(default_factory=dict)  # by source: the backup run that ended last
     good: dict[str, dict[str, Good]] = field(default_factory=dict)  # by source and site
+    upkeep: dict[str, dict[tuple[str, str], Upkept]] = field(default_factory=dict)  # by source, and site and kind
     open: list[SeenRun] = field(default_factory=list)
     queues: dict[str, int] = field(default_factory=dict)  # rings that wait
     now: float = 0.0  # Redis's clock
@@ -109,6 +110,7 @@ class FactReader:
         self._keys: dict[str, Keys] = {}
         self._marks: dict[str, tuple[float, str] | None] = {}  # by realm: the end that was seen last
         self._known: set[tuple[str, str]] = set()  # realms and sources whose history was looked at
+        self._kept: set[str] = set()  # sources of which upkeep has ended since it was looked at
 
     def read(self, fleet: Fleet) -> None:
         """Read the ledger once. Raises LedgerAway or LedgerError, and then leaves what was known before."""
@@ -125,6 +127,7 @@ class FactReader:
         running = self._runs([(head.host, one) for head in heads for one in head.open])
         self._follow({head.host: (head.ended, head.newest) if head.ended else None for head in heads})
         self._look_back(fleet)
+        self._look_at_upkeep(fleet)
         facts = self.facts
         facts.ended, facts.errors, facts.retries = self._counts(hosts)
         facts.now = seconds + micros / 1e6
@@ -192,6 +195,8 @@ class FactReader:
 
     def _learn(self, run: SeenRun) -> None:
         """Keep what a run says of its source. Of runs that ended at once, the one that is learned later is the last."""
+        if run.kind in UPKEEP:
+            self._kept.add(run.source)
         if not run.kind.is_backup:
             return
         before = self.facts.last.get(run.source)
@@ -219,6 +224,7 @@ class FactReader:
             self.facts.good.pop(source, None)
         self._known &= mine
         unseen = sorted(mine - self._known)
+        self._kept.update(source for _, source in unseen)
         histories = self._each(unseen, lambda pipe, one: pipe.lrange(self._keys[one[0]].history(one[1]), 0, _STEP - 1))
         wanted = [(host, one) for (host, _), ids in zip(unseen, histories, strict=True) for one in ids]
         for run in reversed(self._runs(wanted)):  # histories have the newest first
@@ -232,6 +238,19 @@ class FactReader:
         for (_, source), fields in zip(bare, told, strict=True):
             slots = {name.rpartition("|")[0]: slot for name, slot in fields.items() if name.endswith("|last")}
             self.facts.good[source] = {site: Good(_slot(slot), 0.0) for site, slot in slots.items() if _slot(slot)}
+
+    def _look_at_upkeep(self, fleet: Fleet) -> None:
+        changed = [(fleet.sources[source].host or "", source) for source in sorted(self._kept & fleet.sources.keys())]
+        told = self._each(changed, lambda pipe, one: pipe.hgetall(self._keys[one[0]].evidence(one[1])))
+        for (_, source), fields in zip(changed, told, strict=True):
+            found: dict[tuple[str, str], Upkept] = {}
+            for name, text in fields.items():
+                place, _, what = name.rpartition("|")
+                if what == "said" and (kept := Upkept.parse(text)):
+                    site, _, kind = place.rpartition("|")
+                    found[site, kind] = kept
+            self.facts.upkeep[source] = found
+        self._kept.clear()
 
     def _runs(self, wanted: Sequence[tuple[str, str]]) -> list[SeenRun | None]:
         hashes = self._each(wanted, lambda pipe, one: pipe.hmget(self._keys[one[0]].run(one[1]), _FIELDS))

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 from scheduler.admission import Admission, urgency
 from scheduler.due import Due, due, horizon
-from scheduler.forgets import forget_due
 from scheduler.timetable import Slots, Timetable, jitter_of
+from scheduler.upkeep import Upkeep, upkeep_due, upkeep_of
 from shared import topology
 from shared.errors import HoldfastError
-from shared.ledger.model import RunKind
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
@@ -39,7 +38,7 @@ class Scheduled:
     policy_id: str
     timetable: Timetable
     jitter: float  # seconds by which its slots become due later
-    forgets: bool = False  # by rules for that site
+    upkeep: tuple[Upkeep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Wanted:
     @property
     def realm(self) -> str:
         """In which realm of the ledger its run lies."""
-        return "" if self.due.kind.deletes else self.row.host
+        return "" if self.due.kind.at_site else self.row.host
 
 
 @dataclass(slots=True)
@@ -70,7 +69,7 @@ class Standing:
     """The whole fleet at one moment."""
 
     wanted: list[Wanted] = field(default_factory=list)  # the most urgent first
-    forgets: list[Wanted] = field(default_factory=list)  # of sources of which no backup is due
+    upkeep: list[Wanted] = field(default_factory=list)  # of sources of which no backup is due
     unasked: list[Scheduled] = field(default_factory=list)  # only the site can say
     closed: dict[str, datetime] = field(default_factory=dict)  # sources that are due in a blackout, and its end
 
@@ -85,6 +84,7 @@ def _table(fleet: Fleet, epoch: Epoch) -> Table:  # noqa: ARG001 - another epoch
     current = topology.current(fleet)
     timetables = {name: Timetable(policy) for name, policy in fleet.policies.items()}
     rows, unknown = [], {}
+    led: set[tuple[str, str]] = set()  # repositories at sites, of which one source is asked for what is of the whole
     for name, source in fleet.sources.items():
         policy = fleet.policy_for(name)
         if policy is None:
@@ -95,9 +95,11 @@ def _table(fleet: Fleet, epoch: Epoch) -> Table:  # noqa: ARG001 - another epoch
         except HoldfastError as error:
             unknown[name] = error
             continue
-        forgets = policy.retention is not None and policy.retention.rules_at(site) is not None
+        place = fleet.repository_of(name), site
+        upkeep = upkeep_of(name, site, policy, repository=place[0], prune=fleet.prune.every, leads=place not in led)
+        led.add(place)
         timetable = timetables[policy.id]
-        rows.append(Scheduled(name, source.host or "", site, policy, policy.id, timetable, jitter, forgets))
+        rows.append(Scheduled(name, source.host or "", site, policy, policy.id, timetable, jitter, upkeep))
     return Table(tuple(rows), tuple((row.host, row.source, row.site) for row in rows), unknown)
 
 
@@ -116,10 +118,10 @@ def survey(
             slots = row.timetable.slots(seconds - row.jitter)
             if not row.policy.jitter:
                 passed[row.policy_id] = slots
-        last, full, _, forgot = state
+        last, full, _, done = state
         if full and slots.full <= full <= latest and slots.incremental <= last <= latest:
-            if row.forgets and (slot := forget_due(row.source, forgot, seconds)):
-                _add(standing, standing.forgets, Wanted(row, Due(RunKind.FORGET, slot), state.evidence), now)
+            for task in upkeep_due(row.upkeep, done, seconds) if row.upkeep else ():
+                _add(standing, standing.upkeep, Wanted(row, task, state.evidence), now)
             continue  # most of them, most of the time
         evidence = state.evidence
         if not full or max(last, full) > latest:
@@ -130,8 +132,9 @@ def survey(
             evidence = answers[row.source]
         if wanted := due(slots, evidence, now):
             _add(standing, standing.wanted, Wanted(row, wanted, evidence), now)
-        elif evidence is not None and row.forgets and (slot := forget_due(row.source, forgot, seconds)):
-            _add(standing, standing.forgets, Wanted(row, Due(RunKind.FORGET, slot), evidence), now)
+        elif evidence is not None:
+            for task in upkeep_due(row.upkeep, done, seconds):
+                _add(standing, standing.upkeep, Wanted(row, task, evidence), now)
     return standing
 
 

@@ -19,6 +19,7 @@ from scheduler.standing import Wanted, admission_of, in_turn, let_in, survey, ta
 from shared.errors import HoldfastError, LedgerError
 from shared.ledger import sweep
 from shared.ledger.model import Opened, RunRequest, run_id_for_slot
+from shared.messaging.bell import waiting
 from shared.messaging.client import realms
 from shared.messaging.names import queue_of
 from shared.observability import logs
@@ -37,6 +38,7 @@ Ask = Callable[[Sequence[tuple[str, str]]], None]  # begins to look for sources,
 Unlock = Callable[["Ledger"], None]
 
 _FRESH = {Opened.OPENED, Opened.REOPENED}
+_UPKEEP_WAITING = 100  # rings on one queue
 _ROUNDS = 10  # of a tick, in which those take the place of others who were let in and were not opened
 
 _log = structlog.get_logger("holdfast.scheduler")
@@ -82,7 +84,7 @@ def tick(
     standing = _standing(pools, table, states, now, ticked, look, ask)
     _tell_unknown(ticked.unknown)
     opened = _open(fleet, pools, standing, admission_of(fleet, table, states), ticked)
-    opened += _open_forgets(fleet, pools, standing)
+    opened += _open_upkeep(fleet, pools, standing)
     ticked.opened = [request for _, request, _ in opened]
     _tell_due(pools, opened)
     ring([(request.id, request.queue) for request in ticked.opened])
@@ -150,9 +152,16 @@ def _open(
     return opened
 
 
-def _open_forgets(fleet: Fleet, pools: Ledger, standing: Standing) -> list[tuple[Wanted, RunRequest, Opened]]:
-    """They are few at a time, spread over the day, and take no place from backups."""
-    due = [(one, _request(fleet, one)) for one in standing.forgets]
+def _open_upkeep(fleet: Fleet, pools: Ledger, standing: Standing) -> list[tuple[Wanted, RunRequest, Opened]]:
+    """It is spread over its periods, and takes no place from backups; where much of it waits, no more is added."""
+    asked = [(one, _request(fleet, one)) for one in standing.upkeep]
+    lengths = waiting(pools.client, {request.queue for _, request in asked})
+    room = {queue: max(0, _UPKEEP_WAITING - length) for queue, length in lengths.items()}
+    due = []
+    for one, request in asked:
+        if room[request.queue]:
+            room[request.queue] -= 1
+            due.append((one, request))
     answers = sweep.open_runs(pools, [(one.realm, request) for one, request in due])
     return [(*both, word) for both, (word, _) in zip(due, answers, strict=True) if word in _FRESH]
 
@@ -165,6 +174,7 @@ def _request(fleet: Fleet, one: Wanted) -> RunRequest:
         source=row.source,
         policy=row.policy_id,
         slot=run.slot,
+        options=run.options,
         queue=queue_of(run.kind, fleet.source(row.source)),
         attempts=row.policy.attempts,
     )

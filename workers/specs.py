@@ -65,7 +65,7 @@ def spec_for(
         spec = restore_spec(fleet, request.source, request.options)
         spec.within = [] if fleet.restore_to is None and agent else _listed(fleet.restore_to)
         return spec.to_json()
-    if request.kind.deletes and agent:
+    if request.kind.at_site and agent:
         raise ConfigError(f"an agent does no {request.kind.value}: a server may delete nothing at a site")
     if request.kind is RunKind.FORGET:
         return forget_spec(fleet, request.source, request.options, run=request.id).to_json()

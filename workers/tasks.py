@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from shared import topology
 from shared.errors import ConfigError, HoldfastError
 from shared.ledger.errors import LedgerAway
-from shared.ledger.model import Evidence, RunKind, RunState, Word, slot_text
+from shared.ledger.model import UPKEEP, Evidence, RunState, Word, slot_text
 from shared.messaging.bell import ring
 from shared.messaging.events import SNAPSHOT_COMMITTED, publish
 from shared.messaging.names import TASK_RUN
@@ -155,13 +155,17 @@ def _note(fleet: Fleet, ledger: Ledger, run: Run, result: Mapping[str, object]) 
     site = result.get("site")
     if not isinstance(site, str):
         return
-    if run.request.kind is RunKind.FORGET and "snapshots" not in run.request.options:
+    kind = run.request.kind
+    if kind in UPKEEP and "snapshots" not in run.request.options:
         host = fleet.source(run.request.source).host or ""  # the run lies with the pools, what is known of it does not
-        ledger.realm(host).note_forget(run.request.source, site, _slot(run))
-    if not run.request.kind.is_backup:
+        code, rate = (
+            value if isinstance(value := result.get(key), int | float) else 0 for key in ("exit_code", "rate")
+        )
+        ledger.realm(host).note_upkeep(run.request.source, site, kind, _slot(run), code=int(code), rate=rate)
+    if not kind.is_backup:
         return
     slot = _slot(run)
-    full = result.get("kind", run.request.kind.value.removeprefix("backup-")) == "full"
+    full = result.get("kind", kind.value.removeprefix("backup-")) == "full"
     ledger.note_evidence(run.request.source, site, Evidence(slot, slot if full else ""))
 
 

@@ -45,6 +45,9 @@ policies:                   # what sources get; of those that select a source th
     full: "0 2 * * 0"       # cron, five or six fields, in quotes; in UTC unless `timezone:` says otherwise
     incremental: 1h         # or an interval: 30s, 15m, 1h, 1d
     rpo: 2h                 # no more than this may be lost
+    verify: 1d              # the structure of what is stored, so often
+    restore_test: 30d       # some files of each source are restored to a scratch folder and compared, so often
+#   verify_data: 30d        # and every byte of it is read within so long
 #   retention: {{keep_daily: 7, keep_weekly: 5, keep_monthly: 12}}  # without it all snapshots stay
 
 sources:                    # what is backed up{sources}

@@ -21,6 +21,7 @@ def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
     current = topology.current(fleet)
     sources: list[Source] = []
     places: list[tuple[str, str, str]] = []
+    led: set[tuple[str, str]] = set()
     for name, facts in fleet.sources.items():
         policy = fleet.policy_for(name)
         try:
@@ -29,6 +30,10 @@ def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
             site = ""  # no policy selects it, and there are several sites
         queue = queue_of(RunKind.INCREMENTAL, facts)
         owner, rpo = facts.owner or "", policy.rpo if policy else None
-        sources.append(Source(name, queue, owner, rpo, scheduled=policy is not None))
+        place = fleet.repository_of(name), site
+        verify = policy.verify if policy and place not in led else None  # of a repository one source is asked
+        led.add(place)
+        test = policy.restore_test if policy else None
+        sources.append(Source(name, queue, owner, rpo, scheduled=policy is not None, verify=verify, restore_test=test))
         places.append((facts.host or "", name, site))
     return sources, overview(ledger_of(fleet), realms(fleet), places, ticks=SCHEDULER)

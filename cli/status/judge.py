@@ -2,19 +2,21 @@
 
 Of each source the worst that is true is said. From the worst on:
 
+    damaged    the last verification or restore test found damage
     never      no backup exists, for certain: a run of its schedule failed or waits, and the scheduler opens the first
                one only after it has looked at the site
     late       the newest good backup is older than the policy's `rpo`
     failing    the last try failed; the target is still met, or there is none
     unserved   nobody serves the queue on which it is rung (said once for each queue)
     incomplete the last backup could not read some files
+    overdue    it was not verified, or not test-restored, for half as long again as its policy says
     unplanned  no policy backs it up
     unknown    the ledger knows nothing of it yet: Redis was emptied, or it is new. The scheduler asks the site
     first      its first backup is under way
     good       none of these
 
-`never` and `late` need somebody now: BAD. So does a fleet that has schedules and no scheduler, or no worker at all.
-`good` and `first` are OK, and the others are a WARNING. The report is as bad as the worst of it.
+`damaged`, `never` and `late` need somebody now: BAD. So does a fleet that has schedules and no scheduler, or no worker
+at all. `good` and `first` are OK, and the others are a WARNING. The report is as bad as the worst of it.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-from shared.ledger.model import RunKind, RunState, slot_time
+from shared.ledger.model import RunKind, RunState, Upkept, slot_time
 from shared.ledger.overview import Ended, OpenRun, Overview, SourceView
+from shared.repository.errors import Damaged
 
+_LATE_UPKEEP = 6 * 3600.0  # seconds: one that was missed comes within so long
 TICKS_WAITING = 10  # ticks nobody took: the scheduler's worker hangs or is gone
 
 
@@ -41,11 +45,13 @@ class Level(IntEnum):
 class Condition(StrEnum):
     """How a source stands; worst first."""
 
+    DAMAGED = "damaged"
     NEVER = "never"
     LATE = "late"
     FAILING = "failing"
     UNSERVED = "unserved"
     INCOMPLETE = "incomplete"
+    OVERDUE = "overdue"
     UNPLANNED = "unplanned"
     UNKNOWN = "unknown"
     FIRST = "first"
@@ -54,7 +60,7 @@ class Condition(StrEnum):
     @property
     def level(self) -> Level:
         """How bad it is."""
-        if self in {Condition.NEVER, Condition.LATE}:
+        if self in {Condition.DAMAGED, Condition.NEVER, Condition.LATE}:
             return Level.BAD
         return Level.OK if self in {Condition.FIRST, Condition.GOOD} else Level.WARNING
 
@@ -78,6 +84,8 @@ class Source:
     owner: str = ""
     rpo: float | None = None  # seconds
     scheduled: bool = True
+    verify: float | None = None  # seconds between two verifications of the repository; None: not asked of it
+    restore_test: float | None = None  # seconds between two
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,9 @@ class Finding:
     error: str = ""
     run: str = ""  # the run that tells more, empty for none
     running: bool = False
+    verified: float = 0.0  # when the last verification that found all well has ended
+    tested: float = 0.0  # and the last such restore test
+    restore_rate: float = 0.0  # bytes/s that the last one measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +186,9 @@ def _finding(source: Source, view: SourceView, runs: Iterable[OpenRun], now: flo
     retried = next((run for run in runs if run.error), None)
     never = not last and any(_is_certain(run) for run in (failed, queued))
     target = _target(source, last, now, never=never)
-    if never:
+    if _is_damaged(view):
+        condition = Condition.DAMAGED
+    elif never:
         condition = Condition.NEVER
     elif target is Target.LATE:
         condition = Condition.LATE
@@ -189,6 +202,8 @@ def _finding(source: Source, view: SourceView, runs: Iterable[OpenRun], now: flo
         condition = Condition.INCOMPLETE
     elif not last:
         condition = Condition.FIRST if under_way else Condition.UNKNOWN
+    elif _is_overdue(source.verify, view.verified, now) or _is_overdue(source.restore_test, view.tested, now):
+        condition = Condition.OVERDUE
     else:
         condition = Condition.GOOD
     telling: OpenRun | Ended | None = retried or failed or queued or under_way
@@ -204,7 +219,19 @@ def _finding(source: Source, view: SourceView, runs: Iterable[OpenRun], now: flo
         error=retried.error if retried else failed.error if failed else "",
         run=telling.id if telling and condition is not Condition.GOOD else "",
         running=under_way is not None,
+        verified=view.verified.good if view.verified else 0.0,
+        tested=view.tested.good if view.tested else 0.0,
+        restore_rate=view.tested.rate if view.tested else 0.0,
     )
+
+
+def _is_damaged(view: SourceView) -> bool:
+    return any(one is not None and one.code == Damaged.exit_code for one in (view.verified, view.tested))
+
+
+def _is_overdue(every: float | None, last: Upkept | None, now: float) -> bool:
+    """One that never was is not: a source may be new, or Redis was emptied."""
+    return every is not None and last is not None and now - last.good > every + max(every / 2, _LATE_UPKEEP)
 
 
 def _is_certain(run: OpenRun | Ended | None) -> bool:

@@ -66,6 +66,9 @@ def as_json(report: Report, *, every: bool) -> dict[str, Any]:
                 "run": one.run or None,
                 "running": one.running,
                 "owner": one.owner or None,
+                "verified": show.iso(one.verified) if one.verified else None,
+                "tested": show.iso(one.tested) if one.tested else None,
+                "restore_rate": one.restore_rate or None,
             }
             for one in report.findings
             if every or one.condition is not Condition.GOOD
@@ -122,13 +125,25 @@ def _said(one: Finding, now: float) -> str:
         Condition.FAILING: ", the last try failed",
         Condition.INCOMPLETE: ", without some files that could not be read",
         Condition.UNSERVED: ", and no worker serves it",
+        Condition.DAMAGED: "; a verification or restore test found DAMAGE",
+        Condition.OVERDUE: f"; {_last_checks(one, now)}",
     }.get(one.condition, "")
     return f"{good}{target}{words}"
+
+
+def _last_checks(one: Finding, now: float) -> str:
+    """When it was verified and test-restored last; one of them is overdue."""
+    verified = f"verified {show.ago(one.verified, now)}" if one.verified else "not verified"
+    return f"{verified}, {f'test-restored {show.ago(one.tested, now)}' if one.tested else 'not test-restored'}"
 
 
 def _command(one: Finding) -> str:
     if one.condition.level is Level.OK or one.condition is Condition.UNSERVED:
         return ""  # nothing is wrong; or it is said once for the queue
+    if one.condition is Condition.DAMAGED:
+        return f"holdfast verify {one.source}"
+    if one.condition is Condition.OVERDUE:
+        return f"holdfast runs list --source {one.source}"
     if one.run:
         return f"holdfast runs show {one.run[:_ID_SHOWN]}"
     if one.condition in {Condition.LATE, Condition.UNPLANNED}:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from shared.config.choice import PolicyChoice
 from shared.config.problems import Path, nearest
 from shared.config.scheduling import WEEK
+from shared.retention import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from shared.config.models import FleetFile, Policy
     from shared.config.values import Schedule
 
+_LEAST = 3600.0  # seconds between two of the same upkeep
 DEFAULT_REGION = "local"
 RESTORES = ".restore"  # what the name of a host's restore queue ends with, and so no host's name may
 
@@ -83,6 +85,7 @@ def _policies(file: FleetFile) -> Iterator[tuple[Path, str]]:
         if policy.timezone != "UTC" and not _is_timezone(policy.timezone):
             yield (*place, "timezone"), _no_timezone(policy.timezone)
         yield from _pauses(place, policy)
+        yield from _upkeep(place, policy)
     yield from _ties(file)
 
 
@@ -94,6 +97,17 @@ def _pauses(place: Path, policy: Policy) -> Iterator[tuple[Path, str]]:
             yield (*place, "jitter"), reason
     if policy.blackout and len(set[int]().union(*(one.minutes() for one in policy.blackout))) == WEEK:
         yield (*place, "blackout"), "leaves no time at all in which a backup may begin"
+
+
+def _upkeep(place: Path, policy: Policy) -> Iterator[tuple[Path, str]]:
+    for key in ("verify", "verify_data", "restore_test"):
+        every: float | None = getattr(policy, key)
+        if every is not None and every < _LEAST:
+            yield (*place, key), f"is less than an hour ({span(every)}): that is more than upkeep is made for"
+    if policy.verify_data and not policy.verify:
+        yield (*place, "verify_data"), "needs verify, which says how often; a share of the data is read each time"
+    if policy.verify and policy.verify_data and policy.verify_data < policy.verify:
+        yield (*place, "verify_data"), f"is shorter than verify ({span(policy.verify)}): a share is read only then"
 
 
 def _keeps_copies(place: Path, site: str, file: FleetFile, keeping: list[str]) -> Iterator[tuple[Path, str]]:

@@ -235,6 +235,7 @@ class Prune(Model):
     grace: Duration = 86400.0  # for which a pack that nobody needs stays before it is deleted
     max_unused: Annotated[int, whole_number(" per cent", least=0, most=100)] = 5  # of the repository, in used packs
     max_repack: Size | None = None  # copied to new packs by one run; None: no limit
+    every: Duration = 604800.0  # a repository of which snapshots are forgotten by rules
 
 
 class Exporter(Model):

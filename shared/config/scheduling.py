@@ -78,6 +78,9 @@ class PolicyDefaults(Model):
     rto: Duration | None = None
     jitter: Duration | None = None  # each source begins so much later at most, always the same
     blackout: Annotated[tuple[Blackout, ...], Several] = ()
+    verify: Duration | None = None  # the structure of its repositories is verified so often; None: never by itself
+    verify_data: Duration | None = None  # and every pack is read whole within so long
+    restore_test: Duration | None = None  # a sample of each source is restored and compared so often
     attempts: Annotated[int, whole_number(" of attempts", least=1)] = 5  # that may die: the ledger's own default
 
 

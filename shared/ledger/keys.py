@@ -13,7 +13,7 @@ hf:counts             hash: ended|<kind>|<state>, error|<exit code>: runs; retri
 hf:fenced             sorted set: runs whose holder was fenced, "<run>:<pid>" of engines that were killed, by when (ms),
                       until the repository lock is gone
 hf:pulse              hash: when the reaper last looked (at), and until when it spares leases that ran out (spare), ms
-hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots; "<site>|forget": of the forget
+hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots; "<site>|<kind>": of upkeep
 hf:workers            sorted set: the names of workers, by when they were last heard of (ms)
 hf:worker:<name>      hash: what a worker says of itself; expires
 hf:drain:<name>       string: who asked that worker to leave; expires

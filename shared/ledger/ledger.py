@@ -231,14 +231,19 @@ class Ledger:
 
     def note_evidence(self, source: str, site: str, evidence: Evidence) -> None:
         """Note the slots of snapshots that exist; what is older than what is known changes nothing."""
-        self._note(source, [site, evidence.last, evidence.last_full, ""])
+        self._note(scripts.EVIDENCE, source, [site, evidence.last, evidence.last_full])
 
-    def note_forget(self, source: str, site: str, slot: str) -> None:
-        """Note a forget by the rules, of a source at a site, for a slot; an older one changes nothing."""
-        self._note(source, [site, "", "", slot])
+    def note_upkeep(
+        self, source: str, site: str, kind: RunKind, slot: str, *, code: int = 0, rate: float = 0.0
+    ) -> None:
+        """Note upkeep of a source at a site that was done for a slot; an older one changes nothing.
 
-    def _note(self, source: str, arguments: Sequence[str]) -> None:
-        guarded(lambda: self._script(scripts.EVIDENCE)(keys=[self.keys.evidence(source)], args=arguments))
+        `code`: the exit code that says what came of it; `rate`: bytes/s of a restore test.
+        """
+        self._note(scripts.UPKEEP, source, [site, kind.value, slot, str(code), f"{rate:.0f}"])
+
+    def _note(self, script: str, source: str, arguments: Sequence[str]) -> None:
+        guarded(lambda: self._script(script)(keys=[self.keys.evidence(source)], args=arguments))
 
     def evidence(self, source: str, site: str) -> Evidence | None:
         """What is known of a source's snapshots at a site; None says nothing at all (look at the site)."""

@@ -64,6 +64,7 @@ class RunKind(_Open):
     VERIFY = "verify"
     FORGET = "forget"
     PRUNE = "prune"
+    RESTORE_TEST = "restore-test"
 
     @property
     def is_backup(self) -> bool:
@@ -76,9 +77,17 @@ class RunKind(_Open):
         return self in {RunKind.FORGET, RunKind.PRUNE}
 
     @property
+    def at_site(self) -> bool:
+        """Whether it needs a site alone: then workers of the pools do it, and no server's own agent."""
+        return self.deletes or self in {RunKind.VERIFY, RunKind.RESTORE_TEST}
+
+    @property
     def locks_by_id(self) -> bool:
         """Whether its repository lock bears the run's id, so that the lock of a dead worker can be told and removed."""
         return self.is_backup or self.deletes
+
+
+UPKEEP = (RunKind.FORGET, RunKind.PRUNE, RunKind.VERIFY, RunKind.RESTORE_TEST)  # what comes back by itself
 
 
 class RunState(_Open):
@@ -209,6 +218,25 @@ class Run:
     def parent(self) -> str:
         """The id of the run that wanted this one; empty for none."""
         return self.request.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Upkept:
+    """What came of upkeep of one kind, of a source at a site. Times in POSIX seconds by Redis's clock, 0 for never."""
+
+    at: float  # when it was done last
+    good: float  # when it was done last and all was well
+    code: int = 0  # the exit code that says what came of the last one
+    rate: float = 0.0  # bytes/s that a restore test has measured
+
+    @classmethod
+    def parse(cls, text: str | None) -> Upkept | None:
+        """Read what the ledger has noted; None for nothing, or for what a newer release writes otherwise."""
+        try:
+            at, good, code, rate = (text or "").split(" ")
+            return cls(float(at), float(good), int(code), float(rate))
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

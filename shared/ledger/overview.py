@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.ledger.guard import guarded
 from shared.ledger.keys import BEAT_LOCK, Keys
-from shared.ledger.model import Evidence, RunKind, RunState
+from shared.ledger.model import Evidence, RunKind, RunState, Upkept
 
 if TYPE_CHECKING:
     from shared.ledger.ledger import Ledger
@@ -49,8 +49,8 @@ return cjson.encode(all)
 """
 
 # KEYS: prefixes of realms; ARGV: how far to look back, then source and site for each. Answers per source: the slot of
-# its last snapshot, the newest backup that ended (id, state, kind, ended, error, slot), and when the newest good one
-# started.
+# its last snapshot, the newest backup that ended (id, state, kind, ended, error, slot), when the newest good one
+# started, and what is noted of the last verification and of the last restore test.
 _SOURCES = """
 local all = {}
 for i, prefix in ipairs(KEYS) do
@@ -66,7 +66,9 @@ for i, prefix in ipairs(KEYS) do
       end
     end
   end
-  all[i] = {redis.call('HGET', prefix .. 'evidence:' .. source, site .. '|last'), newest, good}
+  local known = redis.call('HMGET', prefix .. 'evidence:' .. source, site .. '|last', site .. '|verify|said',
+                           site .. '|restore-test|said')
+  all[i] = {known[1], newest, good, known[2], known[3]}
 end
 return cjson.encode(all)
 """
@@ -116,6 +118,8 @@ class SourceView:
     evidence: Evidence | None = None  # None: nothing at all
     newest: Ended | None = None
     good: float = 0.0  # when the newest backup that succeeded began, 0 where none is remembered
+    verified: Upkept | None = None
+    tested: Upkept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +187,13 @@ def _run(fields: list[Any]) -> OpenRun:
 
 
 def _view(entry: list[Any]) -> SourceView:
-    last, newest, good = entry
+    last, newest, good, verified, tested = entry
     ended = None
     if newest:
         run_id, state, kind, when, error, slot = newest
         ended = Ended(run_id, RunState(state), RunKind(kind), _seconds(when), error or "", slot or "")
-    return SourceView(Evidence(last) if last else None, ended, _seconds(good))
+    known = Evidence(last) if last else None
+    return SourceView(known, ended, _seconds(good), Upkept.parse(verified or ""), Upkept.parse(tested or ""))
 
 
 def _seconds(milliseconds: str | bool) -> float:

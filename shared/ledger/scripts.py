@@ -284,15 +284,27 @@ return 0  -- a state of a newer release is left alone
 """
 )
 
-# KEYS: evidence. ARGV: site, slot of a snapshot, slot of a full one, slot of a forget, each may be empty. Slots only
-# grow; texts compare as times
+# KEYS: evidence. ARGV: site, slot of a snapshot, slot of a full one, each may be empty. Slots only grow; texts compare
+# as times
 EVIDENCE = """
-for i, name in ipairs({ARGV[1] .. '|last', ARGV[1] .. '|full', ARGV[1] .. '|forget'}) do
+for i, name in ipairs({ARGV[1] .. '|last', ARGV[1] .. '|full'}) do
   local slot = ARGV[i + 1]
   if slot ~= '' and slot > (redis.call('HGET', KEYS[1], name) or '') then
     redis.call('HSET', KEYS[1], name, slot)
   end
 end
+return 1
+"""
+
+# KEYS: evidence. ARGV: site, kind of upkeep, its slot, exit code, rate (bytes/s). Says "<at> <good> <code> <rate>":
+# when it was done last, when it was done and all was well, each in seconds, 0 for never
+UPKEEP = """
+local name = ARGV[1] .. '|' .. ARGV[2]
+if ARGV[3] < (redis.call('HGET', KEYS[1], name) or '') then return 0 end
+local now = redis.call('TIME')[1]
+local good = string.match(redis.call('HGET', KEYS[1], name .. '|said') or '', '^%d+ (%d+)') or '0'
+if ARGV[4] == '0' then good = now end
+redis.call('HSET', KEYS[1], name, ARGV[3], name .. '|said', now .. ' ' .. good .. ' ' .. ARGV[4] .. ' ' .. ARGV[5])
 return 1
 """
 

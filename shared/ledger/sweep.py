@@ -70,7 +70,7 @@ return cjson.encode(all)
 
 # ARGV: prefix, source and site of each as JSON, the ms after which a run waits long; only reads. Answers in JSON, four
 # texts a source: the slots of its last snapshot and of its last full one there; of a backup that is not over "waits"
-# where each such was not claimed for long, else "open"; the slot of its last forget there.
+# where each such was not claimed for long, else "open"; the slots of its last upkeep there, by `UPKEEP`, or nothing.
 _SOURCES = """
 local t = redis.call('TIME')
 local before = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[2]
@@ -79,7 +79,9 @@ local all = {}
 for i = 1, #asked, 3 do
   local prefix, source, site = asked[i], asked[i + 1], asked[i + 2]
   local evidence = prefix .. 'evidence:' .. source
-  local slots = redis.call('HMGET', evidence, site .. '|last', site .. '|full', site .. '|forget')
+  local slots = redis.call('HMGET', evidence, site .. '|last', site .. '|full', site .. '|forget', site .. '|prune',
+                           site .. '|verify', site .. '|restore-test')
+  local done = (slots[3] or '') .. ' ' .. (slots[4] or '') .. ' ' .. (slots[5] or '') .. ' ' .. (slots[6] or '')
   local backups = ''
   for _, id in ipairs(redis.call('SMEMBERS', prefix .. 'backups:' .. source)) do
     local state, opened = unpack(redis.call('HMGET', prefix .. 'run:' .. id, 'state', 'opened'))
@@ -90,7 +92,7 @@ for i = 1, #asked, 3 do
   all[at + 1] = slots[1] or ''
   all[at + 2] = slots[2] or ''
   all[at + 3] = backups
-  all[at + 4] = slots[3] or ''
+  all[at + 4] = #done > 3 and done or ''
 end
 return cjson.encode(all)
 """
@@ -112,7 +114,7 @@ class SourceState(NamedTuple):
     last: str  # the slots of its newest snapshot and its newest full one, empty for none
     last_full: str
     backups: str = ""  # "open" where one is queued or under way, "waits" where none was claimed for long
-    forgot: str = ""  # the slot of the last forget; empty: none is known
+    upkeep: str = ""  # the slots of its last upkeep, by `UPKEEP`, with spaces between; empty: none is known
 
     @property
     def evidence(self) -> Evidence | None:

@@ -61,6 +61,17 @@ _MESSAGE = json.dumps(
 )
 
 
+def waiting(client: redis.Redis, queues: Iterable[str]) -> dict[str, int]:
+    """How many rings wait on each queue. Raises LedgerAway and LedgerError."""
+    names = sorted(queues)
+    if not names:
+        return {}
+    pipe = client.pipeline(transaction=False)
+    for queue in names:
+        pipe.llen(redis_list(queue))
+    return dict(zip(names, guarded(pipe.execute), strict=True))
+
+
 def ring(client: redis.Redis, rings: Iterable[tuple[str, str]]) -> int:
     """Ring for runs, each (id, queue); how many there were. Raises LedgerAway and LedgerError: some may have rung."""
     pending = list(rings)

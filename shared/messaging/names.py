@@ -36,6 +36,7 @@ _CAPABILITY = {
     RunKind.VERIFY: MAINTENANCE,
     RunKind.FORGET: MAINTENANCE,
     RunKind.PRUNE: MAINTENANCE,
+    RunKind.RESTORE_TEST: MAINTENANCE,
 }
 _HOST = "host."
 _RESTORES = f".{RESTORE}"  # no host's name ends so: the configuration refuses that
@@ -58,7 +59,7 @@ def pool_queue(pool: str, capability: str) -> str:
 
 def realm_of(kind: RunKind, source: SourceFacts) -> str:
     """The realm of the ledger in which a run of this source lies: of those who may do it."""
-    return "" if kind.deletes else source.host or ""
+    return "" if kind.at_site else source.host or ""
 
 
 def queue_of(kind: RunKind, source: SourceFacts) -> str:
@@ -68,7 +69,7 @@ def queue_of(kind: RunKind, source: SourceFacts) -> str:
     """
     if kind.deletes:
         return _CAPABILITY[kind]
-    if source.host:
+    if source.host and not kind.at_site:
         return host_restore_queue(source.host) if kind is RunKind.RESTORE else host_queue(source.host)
     return pool_queue(source.pool or "", _CAPABILITY[kind])
 

@@ -63,6 +63,14 @@ GOOD_END = _gauge(
     "last_good_snapshot_end_timestamp_seconds", "source site", "When the run of that snapshot ended; absent if unknown"
 )
 
+# What comes back by itself: forgets, prunes, verifications, restore tests.
+UPKEEP_EVERY = _gauge("upkeep_interval_seconds", "policy kind", "How often a policy wants this kind of upkeep")
+UPKEEP_GOOD = _gauge(
+    "upkeep_good_timestamp_seconds", "source site kind", "When it was last done and all was well; absent for never"
+)
+UPKEEP_FAILED = _gauge("upkeep_failed", "source site kind", "1 where the last one found something wrong, else absent")
+RESTORE_RATE = _gauge("restore_rate_bytes_per_second", "source site", "What the last restore test measured")
+
 # The job system.
 OPEN_RUNS = _gauge("open_runs", "kind state", "Runs that are not final")
 LEASES = _gauge("leases", "queue", "Runs of a queue that a worker holds a lease of")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -340,3 +342,27 @@ def test_the_kinds_of_runs_are_all_counted_from_zero(redis: tuple[Ledger, Valkey
     counted = Scraper(small.path).scrape()["holdfast_runs_total"]
     finals = [state.value for state in RunState if state.is_final]
     assert counted == {(kind.value, state): 0 for kind in RunKind for state in finals}
+
+
+def test_upkeep_is_told_by_kind(redis: tuple[Ledger, ValkeyServer], tmp_path: Path) -> None:
+    """How often it is wanted, when all was last well, what is wrong: at the first scrape, and as later runs end."""
+    ledger, server = redis
+    policy = "full: 1d, verify: 1d, restore_test: 7d, retention: {keep_last: 3}"
+    small = SmallFleet(str(tmp_path), broker=server.url, policy=policy)
+    ledger.note_upkeep("web1", "a", RunKind.VERIFY, "2026-03-04T00:00:00Z")
+    exporter = Scraper(small.path)
+    found = exporter.scrape()
+    assert found["holdfast_upkeep_interval_seconds"] == {
+        ("all", "verify"): 86400,
+        ("all", "restore-test"): 604800,
+        ("all", "forget"): 86400,
+        ("all", "prune"): 604800,
+    }
+    assert set(found["holdfast_upkeep_good_timestamp_seconds"]) == {("web1", "a", "verify")}
+    for code, failed in ((24, {("web1", "a", "restore-test"): 1}), (0, {})):
+        ledger.note_upkeep("web1", "a", RunKind.RESTORE_TEST, "2026-03-04T00:00:00Z", code=code, rate=5e6)
+        ended(ledger, run=replace(a_run("web1"), kind=RunKind.RESTORE_TEST))
+        found = exporter.scrape()
+        assert found["holdfast_upkeep_failed"] == failed
+        assert found["holdfast_restore_rate_bytes_per_second"] == {("web1", "a"): 5e6}
+    assert {kind for _, _, kind in found["holdfast_upkeep_good_timestamp_seconds"]} == {"verify", "restore-test"}

@@ -87,7 +87,7 @@ def test_a_run_is_rung_where_its_source_can_be_read(tmp_path: os.PathLike[str]) 
     assert queue_of(RunKind.RESTORE, source.model_copy(update={"pool": "nas"})) == "pool.nas.restore"
     on_db1 = source.model_copy(update={"host": "db1"})
     assert queue_of(RunKind.RESTORE, on_db1) == "host.db1.restore"
-    others = [kind for kind in RunKind if kind is not RunKind.RESTORE and not kind.deletes]
+    others = [kind for kind in RunKind if kind is not RunKind.RESTORE and not kind.at_site]
     assert {queue_of(kind, on_db1) for kind in others} == {"host.db1"}
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from cli.status.judge import Condition, Level, Report, Source, Target, judge, start_command
-from shared.ledger.model import Evidence, RunKind, RunState, slot_text
+from shared.ledger.model import Evidence, RunKind, RunState, Upkept, slot_text
 from shared.ledger.overview import Ended, OpenRun, Overview, SourceView, Worker
 
 NOW = 1_772_420_000.0
@@ -43,9 +44,10 @@ def report(
     leading: bool = True,
     ticks: int = 0,
     queue: str = "backup",
+    verify: float | None = None,
 ) -> Report:
     """The judgement of a fleet of one source, or of none."""
-    sources = [] if view is None else [Source("db", queue, "payments", rpo, scheduled=scheduled)]
+    sources = [] if view is None else [Source("db", queue, "payments", rpo, scheduled=scheduled, verify=verify)]
     views = () if view is None else (view,)
     return judge(sources, Overview(NOW, leading, ticks, runs, workers, views))
 
@@ -196,3 +198,29 @@ def test_what_waits_is_counted_by_queue_with_its_age() -> None:
 def test_the_way_out_of_a_queue_that_nobody_serves(queue: str, command: str) -> None:
     """Each kind of queue has its worker."""
     assert start_command(queue) == command
+
+
+@pytest.mark.parametrize("what", ["verified", "tested"])
+def test_damage_comes_first(what: str) -> None:
+    """Whoever found it, and however fresh the backups are: somebody is needed. Found well again, it is over."""
+    for code, condition, level in ((24, Condition.DAMAGED, Level.BAD), (0, Condition.GOOD, Level.OK)):
+        view = replace(known(60), **{what: Upkept(NOW - 60, NOW - 86400, code)})
+        got = report(view)
+        assert (got.findings[0].condition, got.level) == (condition, level)
+
+
+@pytest.mark.parametrize(
+    ("age", "verify", "condition"),
+    [
+        (15 * HOUR, 10 * HOUR, Condition.GOOD),
+        (17 * HOUR, 10 * HOUR, Condition.OVERDUE),  # what was missed comes within six hours
+        (149 * HOUR, 100 * HOUR, Condition.GOOD),
+        (151 * HOUR, 100 * HOUR, Condition.OVERDUE),
+        (151 * HOUR, None, Condition.GOOD),
+    ],
+)
+def test_a_verification_that_is_overdue(age: float, verify: float | None, condition: Condition) -> None:
+    """By half as long again as the policy says; one that never was may be new."""
+    got = report(replace(known(60), verified=Upkept(NOW - 60, NOW - age, 25)), verify=verify)
+    assert got.findings[0].condition is condition
+    assert report(known(60), verify=verify).findings[0].condition is Condition.GOOD

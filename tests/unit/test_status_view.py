@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import click
 import pytest
 
 from cli import format as show
 from cli.status import view
-from cli.status.judge import Condition, Finding, Level, Problem, Report, Target, Waiting
+from cli.status.judge import Condition, Finding, Level, Problem, Report, Source, Target, Waiting, judge
+from shared.ledger.model import Evidence, Upkept
+from shared.ledger.overview import Overview, SourceView
 
 NOW = 1_772_420_000.0
 
@@ -73,3 +78,22 @@ def test_for_programs() -> None:
     assert got["sources"][0]["age_seconds"] == 18_720
     assert got["sources"][1]["last_good"] is None
     assert len(view.as_json(fleet(), every=True)["sources"]) == 3
+
+
+def test_what_is_damaged_or_overdue_says_so_with_its_way_out() -> None:
+    """And when it was last verified and restored."""
+    source, now = Source("db", "backup", rpo=3600.0, verify=3600.0), 1_772_420_000.0
+    fresh = SourceView(Evidence("2026-03-02T02:53:20Z"), None, now - 60)
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"verified": Upkept(now, 0.0, 24)}, "; a verification or restore test found DAMAGE", "holdfast verify db"),
+        (
+            {"verified": Upkept(now - 36_000, now - 36_000), "tested": Upkept(now, now - 60)},
+            "; verified 10h 00m ago, test-restored 1m 00s ago",
+            "holdfast runs list --source db",
+        ),
+    ]
+    for more, said, command in cases:
+        report = judge([source], Overview(now, True, 0, (), (), (replace(fresh, **more),)))
+        shown = [click.unstyle(line) for line in view.lines(report, most=20)]
+        assert [line for line in shown if said in line] != []
+        assert [line for line in shown if command in line] != []

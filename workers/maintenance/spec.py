@@ -24,6 +24,7 @@ class VerifySpec:
     passwords: list[str] = field(default_factory=list)  # tried in this order
     share: float = 0.0  # per cent of the packs that are read whole: 0 structure alone, 100 all data
     rotation: int = 0  # which share: as many as there are shares, one after the other, read every pack
+    turns: int = 1  # so many shares, that one and those after it
     headers: bool = True  # compare each pack's own header with the index
     lock: bool = True  # hold a shared repository lock, where the site can be written to
     helpers: int = 0  # 0: one per core
@@ -44,7 +45,7 @@ class VerifySpec:
         if self.share <= 0:
             return False
         shares = max(1, round(100 / self.share))
-        return int.from_bytes(pack[:8], "big") % shares == self.rotation % shares
+        return (int.from_bytes(pack[:8], "big") - self.rotation) % shares < self.turns
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""When a forget is due: once a day, spread over the fleet, also after an outage and with all evidence lost."""
+"""When upkeep is due: once a period, spread over the fleet, also after an outage and with all evidence lost."""
 
 from __future__ import annotations
 
@@ -7,11 +7,24 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.forgets import forget_due
+from scheduler.due import Due
+from scheduler.upkeep import upkeep, upkeep_due
+from shared.ledger.model import UPKEEP, RunKind
 
 START = datetime(2026, 3, 4, tzinfo=UTC)
 SOURCES = [f"web{number}" for number in range(2000)]
 MINUTE = timedelta(minutes=1)
+DAILY = {source: upkeep(RunKind.FORGET, source, 86400) for source in SOURCES}
+
+
+def forget_due(source: str, done: str, now: float) -> str:
+    """The slot of the source's daily forget that is due, empty for none."""
+    return next((one.slot for one in upkeep_due([DAILY[source]], known(RunKind.FORGET, done), now)), "")
+
+
+def known(kind: RunKind, slot: str) -> str:
+    """The ledger's note of one kind of upkeep."""
+    return " ".join(slot if one is kind else "" for one in UPKEEP)
 
 
 def days_work(source: str, done: str, start: datetime, minutes: int) -> list[tuple[datetime, str]]:
@@ -80,3 +93,43 @@ def test_a_machine_that_is_on_from_nine_to_five_comes_to_it() -> None:
     """Whatever the source's own time of the day is."""
     for source in SOURCES[:50]:
         assert days_work(source, "", START + timedelta(hours=9), 8 * 60) != []
+
+
+def verifications(within: float, days: list[int]) -> list[Due]:
+    """A daily one that reads all within so many days, on these days, each done at once."""
+    wanted = upkeep(RunKind.VERIFY, "web", 86400, within=within * 86400)
+    done, found = "", []
+    for day in days:
+        (task,) = upkeep_due([wanted], done, wanted.slot((START + timedelta(days=day)).timestamp()))
+        found.append(task)
+        done = known(RunKind.VERIFY, task.slot)
+    return found
+
+
+def shares_read(runs: list[Due], shares: int) -> list[int]:
+    """Which shares these read, one after the other."""
+    return [
+        (int(str(run.options["rotation"])) + turn) % shares
+        for run in runs
+        for turn in range(int(str(run.options["turns"])))
+    ]
+
+
+def test_every_share_of_the_packs_is_read_within_the_time() -> None:
+    """In as many days as there are shares each is read once."""
+    runs = verifications(30, list(range(30)))
+    assert sorted(shares_read(runs, 30)) == list(range(30))
+    assert {run.options["share"] for run in runs} == {100 / 30}
+
+
+def test_shares_of_days_that_were_missed_are_read_the_next_time() -> None:
+    """Six days off: seven shares at once; off for longer than it takes to read all: all, and no more."""
+    runs = verifications(30, [0, 7, 8])
+    assert [run.options["turns"] for run in runs] == [1, 7, 1]
+    assert len(set(shares_read(runs, 30))) == 9
+    assert verifications(30, [0, 90])[1].options["turns"] == 30
+
+
+def test_without_a_time_for_data_none_is_read() -> None:
+    """The structure alone."""
+    assert [run.options for run in verifications(0, [0, 1])] == [{}, {}]

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.forgets import forget_due
 from scheduler.tick import tick
+from scheduler.upkeep import upkeep
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, RunKind, RunRequest, RunState
+from shared.ledger.overview import overview
+from shared.messaging.bell import ring
 from shared.messaging.client import open_and_ring
 from shared.messaging.names import MAINTENANCE
 from tests.support.fleets import SmallFleet
@@ -23,14 +25,10 @@ DAY = datetime(2026, 3, 4, tzinfo=UTC)
 SERVED = Evidence("2026-03-04T00:00:00Z", "2026-03-04T00:00:00Z")  # no backup is due that year
 
 
-def its_time(source: str) -> datetime:
-    """When the forget of a source is due first on that day."""
-    minutes = (DAY + timedelta(minutes=number) for number in range(1440))
-    return next(
-        now
-        for now in minutes
-        if forget_due(source, "", now.timestamp()) and forget_due(source, "", now.timestamp() + 60)
-    )
+def its_time(about: str, kind: RunKind = RunKind.FORGET, every: float = 86400) -> datetime:
+    """When upkeep of what `about` names is due on that day, or first after it."""
+    slot = upkeep(kind, about, every).slot(DAY.timestamp() + every - 3600)
+    return datetime.fromtimestamp(slot + 60, UTC)
 
 
 class Scene:
@@ -119,3 +117,68 @@ def test_the_rules_of_the_site_are_what_the_engine_is_told(tmp_path: Path) -> No
     small = SmallFleet(str(tmp_path), policy=policy)
     spec = specs.forget_spec(small.fleet, "web1", {}, run="ab" * 16)
     assert (spec.rules and spec.rules.last, spec.timezone, spec.epoch) == (3, "Europe/Berlin", [0, ""])
+
+
+UPKEEP_OF_ALL = 'full: "0 0 1 1 *", verify: 1d, verify_data: 30d, restore_test: 7d, retention: {keep_daily: 7}'
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Scene]:
+    """With a policy that wants all kinds of upkeep."""
+    with own_ledger(os.path.join(str(tmp_path), "valkey")) as (ledger, server):
+        yield Scene(tmp_path, ledger, server.url, UPKEEP_OF_ALL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "about", "every"),
+    [
+        (RunKind.PRUNE, "far\0a", 7 * 86400),
+        (RunKind.VERIFY, "far\0a", 86400),
+        (RunKind.RESTORE_TEST, "far", 7 * 86400),
+    ],
+)
+def test_upkeep_of_a_hosts_source_is_done_by_the_pools(kept: Scene, kind: RunKind, about: str, every: int) -> None:
+    """It needs the site alone. Done, it is due again a period later, though its run is forgotten."""
+
+    def opened(now: datetime) -> list[RunRequest]:
+        return [one for one, queue in kept.tick(now) if (one.kind, one.source, queue) == (kind, "far", MAINTENANCE)]
+
+    now = its_time(about, kind, every)
+    (request,) = opened(now)
+    assert kept.ledger.get(request.id) is not None
+    kept.finish(request)
+    kept.ledger.client.delete(kept.ledger.keys.run(request.id))
+    assert opened(now + timedelta(seconds=10)) == []
+    (later,) = opened(now + timedelta(seconds=every))
+    assert later.slot > request.slot
+
+
+def test_a_scheduled_verification_reads_its_share(kept: Scene) -> None:
+    """Of thirty, one; and after three days on which nobody worked, four."""
+    turns = []
+    for day in (0, 4):
+        now = its_time("far\0a", RunKind.VERIFY) + timedelta(days=day)
+        (request,) = [one for one, _ in kept.tick(now) if (one.kind, one.source) == (RunKind.VERIFY, "far")]
+        spec = specs.verify_spec(kept.fleet, "far", request.options)
+        turns.append((round(100 / spec.share), spec.turns))
+        kept.finish(request)
+    assert turns == [(30, 1), (30, 4)]
+
+
+def test_what_a_verification_found_is_kept(kept: Scene) -> None:
+    """When it was last done, when all was last well, and what came of it; the restore test's rate, too."""
+    ledger = kept.ledger
+    ledger.note_upkeep("web1", "a", RunKind.VERIFY, "2026-03-04T00:00:00Z")
+    ledger.note_upkeep("web1", "a", RunKind.VERIFY, "2026-03-05T00:00:00Z", code=24)
+    ledger.note_upkeep("web1", "a", RunKind.VERIFY, "2026-03-03T00:00:00Z")  # late, of an older slot
+    ledger.note_upkeep("web1", "a", RunKind.RESTORE_TEST, "2026-03-04T00:00:00Z", rate=12.3e6)
+    (view,) = overview(ledger, [""], [("", "web1", "a")], ticks="scheduler").sources
+    assert view.verified is not None
+    assert view.tested is not None
+    assert (view.verified.code, view.verified.good > 0, view.tested.rate) == (24, True, 12_300_000.0)
+
+
+def test_where_much_waits_no_more_is_opened(kept: Scene) -> None:
+    """No worker does upkeep: it does not pile up."""
+    ring(kept.ledger.client, [("ab" * 16, MAINTENANCE)] * 100)
+    assert kept.tick(its_time("web1")) == []
