@@ -20,6 +20,7 @@ from statistics import median
 from urllib.request import urlopen
 
 from benchmarks.jobs import PAGE, ROOT, Figure, table
+from scheduler.evidence import SiteEvidence
 from scheduler.tick import Ticked, tick
 from shared.config.fleet import Fleet
 from shared.ledger.ledger import Ledger
@@ -28,6 +29,7 @@ from shared.messaging import bell
 from shared.observability import logs
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
+from tests.support.many import store_snapshots
 
 SOURCES, POLICIES = 10_000, 200
 NOW = datetime.now(UTC)
@@ -103,6 +105,24 @@ def ticks(ledger: Ledger, fleet: Fleet) -> Iterator[Figure]:
     yield Figure("memory of the process that ticks, at its peak", peak, "MB", "< 300", "without Celery, some 40 MB")
 
 
+def wiped(ledger: Ledger, fleet: Fleet) -> Iterator[Figure]:
+    """Redis is emptied; each source has a repository of its own at the site, and nothing is due."""
+    store_snapshots(fleet, dict.fromkeys(fleet.sources, slot_text(NOW + timedelta(minutes=30))))
+    ledger.client.flushall()
+    sites, opened, longest, began = SiteEvidence(fleet), 0, 0.0, time.perf_counter()
+    asking = True
+    while asking:
+        seconds, ticked = _timed(
+            partial(tick, fleet, ledger, partial(bell.ring, ledger.client), sites, NOW, ask=sites.ask)
+        )
+        longest, opened = max(longest, seconds), opened + len(ticked.opened)
+        asking = any("is being asked" in reason for reason in ticked.held.values())
+    sites.close()
+    yield Figure(f"Redis emptied: until {SOURCES:,} repositories were asked", time.perf_counter() - began, "s")
+    yield Figure("the longest tick meanwhile", longest, "s", "", "a tick waits a second for answers")
+    yield Figure("runs opened by that, where nothing was due", opened, "", "< 1")
+
+
 def _never(source: str, site: str) -> Evidence | None:
     raise AssertionError(f"the tick asked site {site} for {source}")
 
@@ -157,6 +177,7 @@ def measure() -> Iterator[Figure]:
             yield from configuration(small)
             yield from ticks(ledger, small.fleet)
             yield from scrape(small, base)
+            yield from wiped(ledger, small.fleet)
 
 
 def main() -> int:
