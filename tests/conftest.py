@@ -28,4 +28,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--chaos-seconds", type=float, default=0.0, help="seconds of faults; 0: as in CI, at five times the pace"
     )
     parser.addoption("--chaos-seed", type=int, default=None, help="what the faults are drawn from")
+    parser.addoption("--soak-sources", type=int, default=0, help="how many sources `make soak` has; 0: as in CI")
     parser.addoption("--chaos-report", default="", help="where the report goes, as Markdown")

@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import tempfile
-
 import pytest
 
-from tests.support.chaos.everything import run_chaos
-from tests.support.chaos.plan import Fault, draw_plan
-from tests.support.chaos.report import summary, write_report
+from tests.support.chaos.plan import Fault, Scale, draw_plan
+from tests.support.chaos.play import play
 
 SECONDS, PACE, SEED = 50.0, 5.0, 4
 
@@ -30,14 +27,4 @@ def test_everything_at_random(pytestconfig: pytest.Config, capfd: pytest.Capture
     """Every run ends, truly; a slot has one snapshot; every repository is whole; nothing is left behind."""
     seconds = pytestconfig.getoption("--chaos-seconds")
     seed = pytestconfig.getoption("--chaos-seed") or SEED
-
-    def say(line: str) -> None:
-        with capfd.disabled():
-            print(f"\n  {line}", end="", flush=True)  # noqa: T201
-
-    with tempfile.TemporaryDirectory(prefix="holdfast-chaos-") as directory:
-        outcome = run_chaos(directory, seed, seconds or SECONDS, 1.0 if seconds else PACE, say)
-    say(summary(outcome))
-    if report := pytestconfig.getoption("--chaos-report"):
-        write_report(outcome, report)
-    assert outcome.failures == [], "\n".join(outcome.failures)
+    play(seed, seconds or SECONDS, 1.0 if seconds else PACE, Scale(), pytestconfig.getoption("--chaos-report"), capfd)

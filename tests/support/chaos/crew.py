@@ -1,4 +1,4 @@
-"""Who works: two schedulers and three workers, one of which lives an hour ahead; kept alive as by an init system."""
+"""Who works: two schedulers, three workers or more, one of which lives an hour ahead; kept alive as by an init."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from tests.support.chaos.grounds import HOST, POOL, Grounds
-from tests.support.chaos.plan import LEASE
+from tests.support.chaos.plan import LEASE, WORKERS
 from tests.support.chaos.processes import Member, Process, marked
 from tests.support.command import ROOT
 from tests.support.tools import faketime
@@ -25,7 +25,7 @@ _WORKERS = {"worker-1": ["--host", HOST, "--pool", POOL], SKEWED: [], "worker-3"
 class Crew:
     """The members of a run. A thread starts again what has died; `hold` keeps it from doing so."""
 
-    def __init__(self, grounds: Grounds, pace: float) -> None:
+    def __init__(self, grounds: Grounds, pace: float, workers: int = WORKERS) -> None:
         self.mark = os.urandom(8).hex()
         self.lease = LEASE / pace
         self._grounds = grounds
@@ -37,7 +37,8 @@ class Crew:
             for what in ("beat", "worker"):
                 name = f"{'beat' if what == 'beat' else 'ticker'}-{number}"
                 self._begin(name, self._scheduler(what, grounds.path))
-        for name, more in _WORKERS.items():
+        more_of_them = {f"worker-{number}": ["--pool", POOL] for number in range(WORKERS + 1, workers + 1)}
+        for name, more in {**_WORKERS, **more_of_them}.items():
             arguments = self._module("workers", "--config", grounds.path, "--concurrency", _CONCURRENCY, *more)
             self._begin(name, arguments, **(_ahead() if name == SKEWED else {}))
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)

@@ -19,7 +19,7 @@ from tests.support.chaos.crew import Crew
 from tests.support.chaos.evidence import Found, all_runs, check_all, look
 from tests.support.chaos.grounds import Grounds, Mutator
 from tests.support.chaos.people import People, Wishes
-from tests.support.chaos.plan import Fault, Planned, draw_plan
+from tests.support.chaos.plan import KILLS, Fault, Planned, Scale, draw_plan
 from tests.support.chaos.processes import descriptors
 from tests.support.chaos.saboteur import Done, Saboteur
 from tests.support.proxy import FaultProxy
@@ -32,13 +32,7 @@ _DRAINED_WITHIN = 800.0
 _SAMPLE = 10  # sources that are restored and compared in the end, two of those that are medium
 _DESCRIPTORS_AT_MOST = 64
 _SAID = 300  # characters of a failure in the report
-_KILLS = {
-    Fault.WORKER_KILLED,
-    Fault.CHILD_KILLED,
-    Fault.ENGINE_KILLED,
-    Fault.HELPER_KILLED,
-    Fault.MACHINE_KILLED,
-}
+_OF_RUNS = set(KILLS) - {Fault.REDIS_KILLED, Fault.BEAT_KILLED, Fault.TICKER_KILLED}  # kill what works on one
 
 
 @dataclass(slots=True)
@@ -48,6 +42,7 @@ class Outcome:
     seed: int
     seconds: float
     pace: float
+    scale: Scale = field(default_factory=Scale)
     plan: list[Planned] = field(default_factory=list)
     done: list[Done] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
@@ -68,18 +63,21 @@ class Outcome:
         return [f"{name}: {one[:_SAID]}" for name, ones in self.wrong.items() for one in ones]
 
 
-def run_chaos(directory: str, seed: int, seconds: float, pace: float, say: Callable[[str], None]) -> Outcome:
+def run_chaos(
+    directory: str, seed: int, seconds: float, pace: float, say: Callable[[str], None], scale: Scale | None = None
+) -> Outcome:
     """One run: `seconds` of faults, then the judgement. `say` hears how far it is."""
-    outcome = Outcome(seed, seconds, pace, draw_plan(seed, seconds, pace))
+    scale = scale or Scale()
+    outcome = Outcome(seed, seconds, pace, scale, draw_plan(seed, seconds, pace, scale.faults))
     with ExitStack() as stack:
         valkey = stack.enter_context(ValkeyServer(os.path.join(directory, "valkey"), append_only=True))
         proxy = stack.enter_context(FaultProxy(("127.0.0.1", valkey.port)))
         minio = stack.enter_context(MinioServer(os.path.join(directory, "minio")))
         brokers = (f"redis://127.0.0.1:{proxy.port}/0", valkey.url)
-        grounds = Grounds(directory, brokers, minio, make_bucket(minio), seed, pace)
+        grounds = Grounds(directory, brokers, minio, make_bucket(minio), seed, pace, scale.sources)
         own = connect(valkey.url)
         stack.callback(own.client.close)
-        crew = Crew(grounds, pace)
+        crew = Crew(grounds, pace, scale.workers)
         stack.callback(crew.kill)
         _Scene(outcome, grounds, crew, own, valkey, proxy, say).play()
     return outcome
@@ -219,7 +217,8 @@ class _Scene:
         outcome.temporary = len(found.temporary)
         outcome.resumes = resume_times(list(self._seen.values()), outcome.done)
         killed = sum(len(done.pids) for done in outcome.done)
-        check_all(grounds, found.stored.values())
+        stored = list(found.stored.values())
+        check_all(grounds, stored[:: max(1, len(stored) // outcome.scale.checked)])
         outcome.wrong |= {
             "every run has ended": oracles.all_final(found),
             "every end is true": oracles.all_true(found),
@@ -246,7 +245,7 @@ class _Scene:
 def resume_times(runs: list[Run], done: list[Done]) -> list[float]:
     """Seconds from each kill of what worked on a run until the next attempt at it began."""
     found = []
-    kills = [one for one in done if one.planned.fault in _KILLS]
+    kills = [one for one in done if one.planned.fault in _OF_RUNS]
     for run in runs:
         starts = [attempt.started for attempt in run.attempts[1:]] + [run.started]
         for attempt, again in zip(run.attempts, starts, strict=False):

@@ -1,4 +1,4 @@
-"""Two hundred small sources on two sites, in which files change all the time."""
+"""Some hundreds of small sources on two sites, in which files change all the time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import threading
 from contextlib import suppress
 
 from shared.config.fleet import Fleet
+from tests.support.chaos.plan import SOURCES
 from tests.support.tools import MinioServer
 
-SOURCES = 200
 HOST, POOL = "web1", "s3"  # a source in ten has a host of its own, one in ten is in the bucket's pool
-_MEDIUM = range(5, SOURCES, 25)  # their numbers: a backup takes long enough for things to happen in the middle of it
+_MEDIUM = range(5, SOURCES, 25)  # numbers: a backup takes long enough for things to happen in the middle of it
 _MEDIUM_SIZE = 24 << 20  # bytes
 _PAUSE = 0.03  # seconds between two changes
 
@@ -23,18 +23,25 @@ class Grounds:
     """The sources, the sites and the configuration, below one directory."""
 
     def __init__(
-        self, directory: str, brokers: tuple[str, str], minio: MinioServer, bucket: str, seed: int, pace: float
+        self,
+        directory: str,
+        brokers: tuple[str, str],
+        minio: MinioServer,
+        bucket: str,
+        seed: int,
+        pace: float,
+        sources: int = SOURCES,
     ) -> None:
         """`brokers`: Redis as those who work reach it, and as people do."""
         self.directory = directory
         self.minio = minio
         self.bucket = bucket
-        self.names = [f"s{number:03}" for number in range(SOURCES)]
+        self.names = [f"s{number:03}" for number in range(sources)]
         self.medium = [f"s{number:03}" for number in _MEDIUM]
         self._draw = random.Random(f"{seed} sources")
         for name in self.names:
             self._make(name)
-        every = round(max(20.0, 120.0 / pace))
+        every = round(max(20.0, 120.0 / pace) * sources / SOURCES)  # as many runs a second, however many sources
         schedule = {"full": f"{5 * every}s", "incremental": f"{every}s"}
         self.path = self._configure("fleet.yaml", brokers[0], schedule)
         # To what is asked for when all is to be drained: a source that has no backup at all still gets one.
@@ -101,6 +108,7 @@ class Grounds:
             "recovery_password": {"file": "recovery"},
             "state_dir": "state",
             "cache_dir": "cache",
+            "scheduling": {"runs_per_host": 4},
             "defaults": {"read_concurrency": 1, "pack_size": "4 MiB"},
             "regions": {"local": {"broker": broker}},
             "sites": {"a": {"url": "site"}, "b": {"url": url, "credentials": {"file": f"{self.directory}/keys"}}},

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 LEASE = 15.0  # seconds, at pace 1
+SOURCES, WORKERS = 200, 3
 
 
 class Fault(StrEnum):
@@ -52,6 +53,19 @@ _REDIS_PAUSE = (8.0, 20.0)  # seconds after each, at pace 1
 _PROCESS_PAUSE = (4.0, 16.0)
 
 
+KILLS = tuple(fault for fault in Fault if fault.name.endswith("KILLED"))  # by SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the fleet is, and what it suffers."""
+
+    sources: int = SOURCES
+    workers: int = WORKERS
+    faults: tuple[Fault, ...] = tuple(Fault)
+    checked: int = SOURCES  # some so many repositories of which every byte is checked in the end
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """One fault: `at` and `lasts` in seconds; `pick`, in 0..1, chooses among the targets that there are then."""
@@ -67,10 +81,12 @@ class Planned:
         return self.fault in _REDIS
 
 
-def draw_plan(seed: int, seconds: float, pace: float = 1.0) -> list[Planned]:
+def draw_plan(seed: int, seconds: float, pace: float = 1.0, faults: tuple[Fault, ...] = tuple(Fault)) -> list[Planned]:
     """All faults of a run of that many seconds, in the order of their times. All times are divided by `pace`."""
-    redis = _track(random.Random(f"{seed} redis"), _REDIS, seconds, _REDIS_PAUSE, pace, waits=True)
-    processes = _track(random.Random(f"{seed} processes"), _PROCESSES, seconds, _PROCESS_PAUSE, pace, waits=False)
+    of_redis = [fault for fault in _REDIS if fault in faults]
+    of_processes = [fault for fault in _PROCESSES if fault in faults]
+    redis = _track(random.Random(f"{seed} redis"), of_redis, seconds, _REDIS_PAUSE, pace, waits=True)
+    processes = _track(random.Random(f"{seed} processes"), of_processes, seconds, _PROCESS_PAUSE, pace, waits=False)
     return sorted(redis + processes, key=lambda planned: planned.at)
 
 

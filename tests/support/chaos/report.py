@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 
 from shared.ledger.model import RunState
 from tests.support.chaos.everything import Outcome
-from tests.support.chaos.grounds import SOURCES
 from tests.support.chaos.plan import Fault
 
 
@@ -56,16 +55,20 @@ def _page(outcome: Outcome) -> list[str]:
 
 
 def _about(outcome: Outcome) -> list[str]:
-    command = f'make chaos ARGS="--chaos-seconds={outcome.seconds:.0f} --chaos-seed={outcome.seed}"'
+    scale = outcome.scale
+    soak = scale.faults != tuple(Fault)
+    seed = f"--chaos-seconds={outcome.seconds:.0f} --chaos-seed={outcome.seed}"
+    command = f'make soak ARGS="{seed} --soak-sources={scale.sources}"' if soak else f'make chaos ARGS="{seed}"'
     machine = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
-    return f"""# Chaos
+    what = "Whatever works is killed" if soak else "Everything that can die, freeze or go away does,"
+    return f"""# {"Soak" if soak else "Chaos"}
 
-{SOURCES} sources, nine in ten on a directory, one in ten on MinIO, with files that change all the time; two schedulers;
-three workers of two slots each, one of which lives an hour ahead; a Valkey behind a proxy. Everything that can die,
-freeze or go away does, at moments drawn from a seed, while people ask for backups, cancel, retry, restore, verify, and
-back up with `--direct` beside. Then all is healed and left to drain, and judged.
+{scale.sources:,} sources, nine in ten on a directory, one in ten on MinIO, with files that change all the time;
+two schedulers; {scale.workers} workers of two slots each, one of which lives an hour ahead; a Valkey behind a proxy.
+{what} at moments drawn from a seed, while people ask for backups, cancel, retry, restore, verify, and back up with
+`--direct` beside. Then all is healed and left to drain, and judged.
 
-CI does it in two minutes, with leases and pauses a fifth as long. What follows was written by a long run:
+CI does it in a short form, with leases and pauses a fifth as long. What follows was written by a long run:
 
 ```
 {command}
@@ -78,7 +81,7 @@ All of it took {sum(outcome.stages.values()):.0f} s: {_stages(outcome)}.
 
 def _faults(outcome: Outcome) -> list[str]:
     page = ["", "## Faults", "", "| fault | made | found nobody to hit | seconds each |", "|---|---|---|---|"]
-    for fault in Fault:
+    for fault in outcome.scale.faults:
         made = [done for done in outcome.done if done.planned.fault is fault]
         idle = sum(not done.target for done in made)
         lasts = f"{made[0].planned.lasts:.0f}" if made and made[0].planned.lasts else ""
