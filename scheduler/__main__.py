@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -29,6 +28,7 @@ from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url, has_moved
 from shared.messaging.names import SCHEDULER, TASK_TICK
 from shared.observability import logs
+from shared.observability.structured import structlog
 
 if TYPE_CHECKING:
     from celery import Celery

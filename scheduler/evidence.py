@@ -14,11 +14,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import structlog
-
 from scheduler.due import evidence_in, horizon
 from shared.config.opening import open_repository
 from shared.errors import ConfigError, HoldfastError, StorageError
+from shared.observability.structured import structlog
 from shared.repository.errors import RepositoryMissing
 from shared.storage.api import MissingObject, Transient
 

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
@@ -32,6 +31,7 @@ from shared.ledger.model import RunKind, RunState
 from shared.messaging.broker import broker_url
 from shared.observability import logs, metrics
 from shared.observability.metrics import Metric, MetricType
+from shared.observability.structured import structlog
 from shared.version import VERSION
 
 if TYPE_CHECKING:

@@ -23,13 +23,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
-
 from shared import topology
 from shared.config.opening import open_repository
 from shared.errors import ConfigError, HoldfastError, LedgerError
 from shared.ledger.model import Evidence, RunState, Word
 from shared.observability import logs
+from shared.observability.structured import structlog
 from shared.repository.committed import committed
 from shared.repository.errors import RepositoryMissing
 from shared.repository.locks import STALE, LockInfo, read_locks

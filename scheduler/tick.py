@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import structlog
-
 from scheduler.evidence import StillAsking
 from scheduler.reaper import reap
 from scheduler.standing import Wanted, admission_of, in_turn, let_in, survey, table_of
@@ -23,6 +21,7 @@ from shared.messaging.bell import waiting
 from shared.messaging.client import realms
 from shared.messaging.names import queue_of
 from shared.observability import logs
+from shared.observability.structured import structlog
 
 if TYPE_CHECKING:
     from scheduler.admission import Admission

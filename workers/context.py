@@ -13,12 +13,11 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import structlog
-
 from shared.ledger.connect import connect
 from shared.ledger.keys import realm_prefix
 from shared.ledger.roll import owner_of
 from shared.messaging.broker import broker_url, has_moved
+from shared.observability.structured import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

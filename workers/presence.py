@@ -14,13 +14,13 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from celery import signals
 
 from shared.errors import LedgerError
 from shared.ledger.connect import connect as ledger_at
 from shared.ledger.roll import Roll
 from shared.messaging.names import queue_in
+from shared.observability.structured import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

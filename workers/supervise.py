@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-import structlog
-
 from shared.ledger.errors import LedgerAway
 from shared.ledger.lease import Lease, boot_clock
 from shared.ledger.model import RunState, Word
+from shared.observability.structured import structlog
 from workers.helpers import HelperDied
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from kombu.exceptions import OperationalError
 
 from shared import topology
@@ -23,6 +22,7 @@ from shared.messaging.bell import ring
 from shared.messaging.events import SNAPSHOT_COMMITTED, publish
 from shared.messaging.names import TASK_RUN
 from shared.observability import logs
+from shared.observability.structured import structlog
 from workers import presence, specs
 from workers.engine_process import EngineProcess
 from workers.supervise import Supervisor

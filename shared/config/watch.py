@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import time
 
-import structlog
-
 from shared.config.assembly import Seen, look
 from shared.config.fleet import Fleet
 from shared.errors import ConfigError
+from shared.observability.structured import structlog
 
 _PAUSE = 0.2  # seconds between the looks of `catch_up`
 _LOOKS_AT_MOST = 15  # by then who writes so long is not waited for

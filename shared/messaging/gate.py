@@ -12,10 +12,10 @@ import json
 from datetime import datetime
 from typing import Any
 
-import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis
 
 from shared.messaging.names import TASK_RUN, TASK_TICK
+from shared.observability.structured import structlog
 
 _log = structlog.get_logger("holdfast.worker")
 _TASKS = (TASK_RUN, TASK_TICK)

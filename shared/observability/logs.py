@@ -11,10 +11,9 @@ import sys
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
-import structlog
-
 from shared.observability.logfile import LogFile
 from shared.observability.masks import mask_secrets
+from shared.observability.structured import structlog
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
