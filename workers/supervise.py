@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -240,6 +241,9 @@ class Supervisor:
             )
 
         word = self._settle(finish)
+        if word is Word.FINISHED and state is RunState.FAILED:
+            with suppress(LedgerAway):  # once more: who looked for a snapshot before the end has left it at that
+                self._tell_of_lock()
         return Outcome(word, state, result, error)
 
     def _release(self, error: str, pause: float = 0.0) -> Outcome:

@@ -64,8 +64,14 @@ local function final(state, why, code)
   if state ~= 'failed' then redis.call('DEL', run .. ':packs') end
 end
 
+-- An attempt that died may have committed: the reaper looks, whatever it has found before.
+local function look_for_commit()
+  if tonumber(redis.call('HGET', run, 'attempt') or '0') > 0 then redis.call('ZADD', prefix .. 'fenced', now, id) end
+end
+
 local function cancelled()
   final('cancelled', 'cancelled by ' .. redis.call('HGET', run, 'cancel'), 130)
+  look_for_commit()
 end
 """
 
@@ -204,6 +210,7 @@ if args[2] == 'failed' and cancel then
 end
 if args[2] == 'failed' then redis.call('HSET', run, 'retry', now + args[6]) end
 final(args[2], args[4], args[5])
+if args[2] == 'cancelled' then look_for_commit() end
 return 'finished'
 """
 )

@@ -189,6 +189,36 @@ def test_a_run_whose_snapshot_stands_is_not_called_cancelled_or_failed(
         assert ledger.evidence("web1", "a") is None
 
 
+@pytest.mark.parametrize("end", ["while it waits", "by its worker", "as it is given back"])
+def test_a_snapshot_of_an_earlier_attempt_is_found_after_its_lock_was_removed(
+    ledger: Ledger, small: SmallFleet, end: str
+) -> None:
+    """The dead one's lock is dealt with; only then somebody cancels the run, which waits for its second attempt."""
+    repository = create(small)
+    run_id = dead(small, ledger)
+    snapshot = commit(repository, run_id)
+    unlock = Unlocker(small.fleet)
+    unlock(ledger)
+    unlock.wait(20)
+    assert ledger.fenced() == []
+    if end == "while it waits":
+        assert ledger.cancel(run_id, "anna") is Word.CANCELLED
+    else:
+        lease = ledger.claim(run_id, "new:1").lease
+        assert lease is not None
+        assert ledger.cancel(run_id, "anna") is Word.ASKED
+        if end == "by its worker":
+            assert ledger.finish(lease, RunState.CANCELLED, error="cancelled by anna", exit_code=130) is Word.FINISHED
+        else:
+            assert ledger.release(lease) is Word.CANCELLED
+    unlock(ledger)
+    unlock.wait(20)
+    run = ledger.get(run_id)
+    assert run is not None
+    assert ledger.fenced() == []
+    assert (run.state, run.result["snapshot"]) == (RunState.SUCCEEDED, snapshot)
+
+
 @pytest.mark.parametrize("why", ["no repository", "no backup", "no such source", "gone", "too old"])
 def test_a_fence_that_left_no_lock_is_forgotten(ledger: Ledger, small: SmallFleet, why: str) -> None:
     """Nothing is kept for ever because of what no longer exists, or counts no more."""
