@@ -117,9 +117,7 @@ def warnings(fleet: Fleet) -> Iterator[str]:
                 fleet.configured_primary(name)
             except ConfigError as error:
                 yield f"sources.{name}: {error.args[0]}"
-        if source.command is not None:
-            yield f"sources.{name}.command: this release can't back up what a program prints"
-        elif not source.has_body:
+        if not source.has_body:
             yield f"sources.{name}: has no paths; nothing can be read until it has"
     yield from _idle_policies(fleet)
     references: list[tuple[str, Secret | Credentials]] = [
@@ -227,8 +225,16 @@ def _content(source: Source) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     if source.paths is not None:
         shown["paths"] = list(source.paths)
+    if source.preset is not None:
+        shown |= {"preset": source.preset, "options": dict(source.options)}
     if source.command is not None:
-        shown["command"] = _program(source.command)
+        shown |= {"command": list(source.command), "stream": source.stream_path, "timeout": duration(source.timeout)}
+    if source.env:
+        shown["env"] = {
+            name: value if isinstance(value, str) else _reference(value) for name, value in source.env.items()
+        }
+    if source.command is not None:
+        return shown
     for key in ("excludes", "exclude_files", "exclude_if_present"):
         if value := getattr(source, key):
             shown[key] = list(value)

@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from shared import topology
 from shared.config.opening import passwords, recovery_password
+from shared.config.programs import environment
 from shared.errors import ConfigError
 from shared.ledger.model import RunKind, RunRequest
-from workers.backup.spec import BackupSpec, Selection, SiteSpec
+from workers.backup.spec import BackupSpec, Selection, SiteSpec, StreamSpec
 from workers.engine_process import module_command
 from workers.limits import EngineLimits
 from workers.maintenance.forget_spec import ForgetSpec
 from workers.maintenance.prune_spec import PruneSpec
 from workers.maintenance.spec import VerifySpec
+from workers.programs.program import ProgramSpec
 from workers.restore.spec import RestoreSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shared.config.fleet import Fleet
+    from shared.config.models import Source
 
 ENGINES = {
     RunKind.FULL: "workers.backup",
@@ -108,9 +111,8 @@ def backup_spec(
 ) -> BackupSpec:
     """One backup of a source to its primary. Raises ConfigError."""
     source = fleet.source(request.source)
-    if source.paths is None:
-        why = "reads a command's output, which this release can't back up" if source.command else "has no paths here"
-        raise ConfigError(f"source {source.id} {why}", hint="Give it `paths:`")
+    if not source.has_body:
+        raise ConfigError(f"source {source.id} has no paths here", hint="Give it `paths:`, or a `command:`")
     repository = fleet.repository_of(source.id)
     policy = fleet.policy_for(source.id)
     _allowed(request.options, set(), "backup")
@@ -120,7 +122,7 @@ def backup_spec(
         source=source.id,
         run=request.id,
         selection=Selection(
-            paths=list(source.paths),
+            paths=list(source.paths or ()),
             excludes=list(source.excludes),
             exclude_files=list(source.exclude_files),
             exclude_caches=source.exclude_caches,
@@ -128,6 +130,7 @@ def backup_spec(
             one_file_system=source.one_file_system,
             exclude_larger_than=source.exclude_larger_than or 0,
         ),
+        stream=_stream(source),
         kind=kind,
         slot=slot or request.slot,
         host=source.host or socket.gethostname(),
@@ -143,6 +146,13 @@ def backup_spec(
         helpers=fleet.defaults.read_concurrency,
         limits=engine_limits(fleet),
     )
+
+
+def _stream(source: Source) -> StreamSpec | None:
+    if source.command is None:
+        return None
+    env = environment(source.env, source.id)
+    return StreamSpec(source.stream_path, ProgramSpec(list(source.command), env, source.timeout))
 
 
 def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> RestoreSpec:

@@ -17,6 +17,7 @@ from cli import runs
 from cli.apart import Apart
 from cli.app import App, global_options, pass_app
 from cli.destination import Destination, parse_destination
+from cli.into import restore_into, stream_path
 from cli.when import parse_when
 from shared.errors import UsageError
 
@@ -36,10 +37,12 @@ Examples:
   holdfast restore web1 --include '*.conf' --to /tmp/conf
   holdfast restore web1 --to web2:/srv/restore              # on web2, by its own worker
   holdfast restore web1:/etc --in-place --dry-run           # what would change
+  holdfast restore db/orders --at 14:05 --direct --into 'pg_restore -d orders_restored'
   holdfast restore web1 --snapshot 3f9a12cd --to /mnt --verify""",
 )
 @click.argument("what", metavar="SOURCE[:PATH]")
 @click.option("--to", "target", metavar="[HOST:]DIR", help="Where to (else ./restored-SOURCE-TIME).")
+@click.option("--into", metavar="COMMAND", help="One file, into this program's standard input; with --direct.")
 @click.option(
     "--snapshot", default="latest", show_default=True, metavar="ID", help="Which; the beginning of an id will do."
 )
@@ -60,6 +63,7 @@ def command(
     app: App,
     what: str,
     target: str | None,
+    into: str | None,
     snapshot: str,
     before: str | None,
     includes: tuple[str, ...],
@@ -74,7 +78,8 @@ def command(
     """Bring files of SOURCE back, all of them or what is at PATH.
 
     They are written beside what is there, where the source's worker runs; or on HOST, by its worker, into folders that
-    its own file allows. A restore that breaks off goes on when the same command is run again.
+    its own file allows. A restore that breaks off goes on when the same command is run again. A stream's file lies
+    right in the folder; with --into a program gets it, without a shell, and ends it: 43 unless that ends with code 0.
     Exit code 3: some things could not be restored, or some metadata not set.
     """
     source, _, path = what.partition(":")
@@ -82,6 +87,16 @@ def command(
         raise UsageError(
             f"the path {path} is not absolute", hint=f"Write it as it was on the server: {source}:/srv/..."
         )
+    if into is not None:
+        wrong: dict[str, object] = {
+            "--to": target,
+            "--include": includes,
+            "--exclude": excludes,
+            "--overwrite": overwrite,
+        }
+        wrong |= {"--in-place": in_place, "--verify": verify}
+        _require_into_alone([name for name, given in wrong.items() if given], direct=direct)
+        return restore_into(app, source, path, into, snapshot=snapshot, before=before, site=site, dry_run=dry_run)
     to = parse_destination(target) if target is not None else Destination()
     if in_place and target is not None:
         raise UsageError(
@@ -113,6 +128,16 @@ def command(
     return _direct(app, pick, options) if direct else _by_worker(app, pick, options)
 
 
+def _require_into_alone(others: list[str], *, direct: bool) -> None:
+    if others:
+        raise UsageError(f"--into and {others[0]} exclude each other")
+    if not direct:
+        raise UsageError(
+            "--into runs a program in this process, on this machine, and no worker does that",
+            hint="Add --direct, where the program is to run",
+        )
+
+
 def _require_here(to: Destination) -> None:
     if not runs.is_here(to.host):
         raise UsageError(
@@ -136,6 +161,16 @@ class _Pick:
         if self.in_place:
             return ""
         return os.path.abspath(self.to.path or default_target(self.source, chosen.time / 1e9))
+
+    def of_stream(self, chosen: Snapshot) -> dict[str, Any]:
+        """Where the snapshot is a stream's: its file, right in the target. Raises UsageError."""
+        path = stream_path(chosen)
+        if path and self.in_place:
+            raise UsageError(
+                f"{self.source} is a program's output, which has no place of its own",
+                hint="--to puts it into a folder, --into into a program",
+            )
+        return {"paths": [path], "base": os.path.dirname(path)} if path else {}
 
 
 def default_target(source: str, moment: float) -> str:
@@ -167,6 +202,8 @@ def _by_worker(app: App, pick: _Pick, options: dict[str, Any]) -> int:
     executor = pick.to.host or fleet.source(source).host or ""
     chosen = _choose(app, open_source(fleet, source, options.get("site", "")).repository, pick)
     options |= {"snapshot": chosen.id, "target": pick.place(chosen)}
+    if not options["paths"]:
+        options |= pick.of_stream(chosen)
     run = runs.follow(app, runs.ring(app, RunKind.RESTORE, source, options, host=pick.to.host), source)
     _report(app, run.result, host="" if runs.is_here(executor) else executor)
     return runs.exit_code_of(run)
@@ -182,6 +219,8 @@ def _direct(app: App, pick: _Pick, options: dict[str, Any]) -> int:
     repository = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
     chosen = _choose(app, repository, pick)
     spec.snapshot, spec.target = chosen.id, pick.place(chosen)
+    if not spec.paths and (stream := pick.of_stream(chosen)):
+        spec.paths, spec.base = stream["paths"], stream["base"]
     result = runs.run_direct(app, pick.source, lambda on_event: run_restore(spec, on_event))
     _report(app, result.to_json())
     return result.exit_code

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from shared.config import checks
+from shared.config import checks, preset
 from shared.config.assembly import Assembly, Seen, assemble, assemble_text
 from shared.config.base import Named
 from shared.config.models import FleetFile, Region
@@ -23,15 +23,17 @@ def load(path: str, seen: Seen | None = None) -> FleetFile:
     `seen` is filled with what was looked at, even where this raises. Raises ConfigInvalid, which lists all that is
     wrong; ConfigError where a file can't be read.
     """
-    return _checked(assemble(path, {} if seen is None else seen))
+    seen = {} if seen is None else seen
+    return _checked(assemble(path, seen), seen)
 
 
 def load_text(text: str, path: str) -> FleetFile:
     """Check one file's text; `path` names it in errors, and its directory is where relative paths start."""
-    return _checked(assemble_text(text, path))
+    return _checked(assemble_text(text, path), {})
 
 
-def _checked(assembly: Assembly) -> FleetFile:
+def _checked(assembly: Assembly, seen: Seen) -> FleetFile:
+    preset.expand(assembly, seen)
     problems = list(assembly.problems)
     if not assembly.owners:
         raise ConfigInvalid(assembly.name, problems or [Problem((), 0, f"expected a mapping, found {found(None)}")])

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from shared.config.base import Model, Named
 from shared.config.limits import Limits, SiteLimits
 from shared.config.scheduling import PolicyDefaults, Scheduling
+from shared.config.programs import Variables
 from shared.config.secrets import Credentials, FleetSecret, Secret
 from shared.config.selector import Select, Selector
 from shared.config.values import (
@@ -20,6 +21,7 @@ from shared.config.values import (
     AbsolutePath,
     BesidePath,
     Duration,
+    FileName,
     Flag,
     Id,
     Labels,
@@ -189,6 +191,11 @@ class SourceBody(Named):
 
     paths: Annotated[tuple[AbsolutePath, ...], OneOrMore] | None = None
     command: Program | None = None
+    preset: Name | None = None  # what `command`, `filename` and `env` were made of, where files are joined: `preset`
+    options: Annotated[dict[str, Text | int], mapping_of("options of the preset")] = Field(default_factory=dict)
+    filename: FileName | None = None  # None: the last part of the id
+    env: Variables = Field(default_factory=dict)
+    timeout: Duration = 86400.0  # seconds, of the command
     excludes: Annotated[tuple[Text, ...], Several] = ()
     exclude_files: Annotated[tuple[BesidePath, ...], Several] = ()
     exclude_caches: Flag = False
@@ -201,7 +208,16 @@ class SourceBody(Named):
     def _one_content(self) -> Self:
         if self.paths is not None and self.command is not None:
             raise wrong("has both paths and command: a source is one or the other")
+        if self.command is None and self.filename is not None:
+            raise wrong("has a filename and no command: it names the file of a command's output")
+        if self.preset is None and self.options:
+            raise wrong("has options and no preset that they could be for")
         return self
+
+    @property
+    def stream_path(self) -> str:
+        """Where the command's output stands in a snapshot."""
+        return f"/stream/{self.id}/{self.filename or self.id.rpartition('/')[2]}"
 
 
 class Source(SourceFacts, SourceBody):

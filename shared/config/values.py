@@ -183,6 +183,12 @@ def _id(value: object) -> object:
     return value
 
 
+def _file_name(value: object) -> object:
+    if not isinstance(value, str) or not value.strip() or "/" in value or "\0" in value or value in {".", ".."}:
+        raise expected("the name of a file, without a folder")
+    return value
+
+
 def _absolute(value: object) -> object:
     if not isinstance(value, str) or not value.startswith("/"):
         raise expected("an absolute path")
@@ -289,6 +295,7 @@ NAME = BeforeValidator(_name)
 SiteUrl = Annotated[str, BeforeValidator(_site_url)]
 Listen = Annotated[str, BeforeValidator(_listen)]  # host:port, or OFF
 Id = Annotated[str, BeforeValidator(_id)]
+FileName = Annotated[str, BeforeValidator(_file_name)]
 Duration = Annotated[float, BeforeValidator(_duration)]  # seconds
 Size = Annotated[int, BeforeValidator(_size)]  # bytes
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]

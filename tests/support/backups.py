@@ -22,7 +22,8 @@ from shared.repository.tree import Node, decode_tree
 from shared.storage import ObjectStore, open_store
 from tests.support.tools import restic
 from workers.backup.run import run_backup
-from workers.backup.spec import BackupResult, BackupSpec, Selection, SiteSpec
+from workers.backup.spec import BackupResult, BackupSpec, Selection, SiteSpec, StreamSpec
+from workers.programs.program import ProgramSpec
 from workers.restore.run import run_restore
 from workers.restore.spec import RestoreResult, RestoreSpec
 
@@ -30,6 +31,7 @@ SECRET = b"\x11" * 32
 REPOSITORY = "web1"
 PASSWORD = machine_password(SECRET, REPOSITORY)
 RECOVERY = "recover"
+STREAM = "/stream/web1/dump"
 SECOND = 10**9  # nanoseconds
 OLD = 1_600_000_000 * SECOND  # a time long before any run
 
@@ -73,16 +75,30 @@ class Shop:
         **selection: Any,
     ) -> BackupResult:
         """Back up `paths` (or the source folder); `selection` are fields of Selection."""
-        spec = BackupSpec(
+        spec = self.spec(run=run, source=source, cache=cache, pack_size=pack_size)
+        spec.selection = Selection(list(paths) or [self.source], **selection)
+        spec.kind = "full" if kind == "full" else "incremental"
+        spec.slot, spec.labels = slot, labels or []
+        return run_backup(spec, self.events.append)
+
+    def stream(
+        self, *argv: str, timeout: float = 0.0, run: str = "", env: dict[str, str] | None = None, pack_size: int = 0
+    ) -> BackupResult:
+        """Back up what a program prints, as the file `STREAM`."""
+        spec = self.spec(run=run, pack_size=pack_size or 16 << 20)
+        program = ProgramSpec(list(argv), {"PATH": os.environ["PATH"], **(env or {})}, timeout)
+        spec.stream = StreamSpec(STREAM, program)
+        return run_backup(spec, self.events.append)
+
+    def spec(self, *, run: str = "", source: str = "web1", cache: str = "", pack_size: int = 16 << 20) -> BackupSpec:
+        """An incremental backup that reads nothing yet."""
+        return BackupSpec(
             site=SiteSpec("a", self.site),
             repository=REPOSITORY,
             source=source,
             run=run or os.urandom(8).hex(),
-            selection=Selection(list(paths) or [self.source], **selection),
-            kind="full" if kind == "full" else "incremental",
-            slot=slot,
+            selection=Selection([]),
             host="web1.example",
-            labels=labels or [],
             passwords=[PASSWORD],
             fleet_secret=SECRET.hex(),
             recovery_password=RECOVERY,
@@ -90,7 +106,6 @@ class Shop:
             pack_size=pack_size,
             helpers=2,
         )
-        return run_backup(spec, self.events.append)
 
     def restore(self, name: str = "restored", *, snapshot: str = "latest", **options: Any) -> str:
         """Restore the source folder's content into a new folder below `base`, with nothing left out; its path."""

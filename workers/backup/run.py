@@ -27,7 +27,7 @@ from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
 from workers.access import is_remote, open_index, preload, repository_store
 from workers.backup import commit as commits
-from workers.backup.engine import sources
+from workers.backup.engine import sources, stream
 from workers.backup.engine.assembly import Assembler, RecordLost
 from workers.backup.engine.coordinator import Coordinator, Counts
 from workers.backup.engine.helper import Helper
@@ -53,14 +53,17 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
     `on_event` gets {"event": "progress" | "packed" | "phase" | "note", ...}. Raises HoldfastError's tree.
     """
     check_tags(spec.labels)
-    resolved = sources.resolve(spec.selection)
+    resolved = sources.resolve(spec.selection) if spec.stream is None else sources.of_stream(spec.stream)
     spec.selection = resolved.selection
-    notes = [*obey(spec.limits), *leave_out(spec, resolved.paths)]
+    notes = obey(spec.limits)
+    if spec.stream is None:
+        notes += leave_out(spec, resolved.paths)
     for note in notes:
         on_event({"event": "note", "message": note})
     preload(spec.site)
     with _stop_signals() as stopping:
-        pool = HelperPool(spec.helpers or len(os.sched_getaffinity(0)), lambda channel: Helper(channel, spec).run())
+        # A stream is read by one helper, whose threads take the cores.
+        pool = HelperPool(1 if spec.stream else _cores(spec), lambda channel: Helper(channel, spec).run())
         try:
             result = _Run(spec, resolved, pool, on_event, stopping).run()
         except BrokenPipeError:
@@ -75,6 +78,10 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
             pool.close()
     result.notes = notes
     return result
+
+
+def _cores(spec: BackupSpec) -> int:
+    return spec.helpers or len(os.sched_getaffinity(0))
 
 
 @contextmanager
@@ -238,6 +245,7 @@ class _Run:
             parent=(parent.tree, root_ref) if parent else None,
             on_tick=self._tick,
             stopping=self._stopping,
+            stream=stream.directories(spec.stream.path, self._began) if spec.stream else None,
         )
         began = (parent.began or parent.time) if parent else 0
         limit, limits = sources.trusted_before(began)
@@ -247,7 +255,9 @@ class _Run:
                 {
                     "key": repo.key.to_bytes(),
                     "uploads": max(1, uploads // len(self._pool)),
-                    "threads": len(self._pool),
+                    "threads": _cores(spec),
+                    "began": self._began,
+                    "first": parent is None,
                     "trees": folder,
                     "segments": segments,
                     "devices": sources.device_ids(self._resolved.paths),

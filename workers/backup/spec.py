@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from workers.limits import EngineLimits
+from workers.programs.program import ProgramSpec
 
 Kind = Literal["full", "incremental"]
 
@@ -41,6 +42,14 @@ class Selection:
 
 
 @dataclass(slots=True)
+class StreamSpec:
+    """A source that is the output of a program: one file of the snapshot, at `path`, an absolute one."""
+
+    path: str
+    program: ProgramSpec
+
+
+@dataclass(slots=True)
 class BackupSpec:
     """One backup of one source to one site."""
 
@@ -49,6 +58,7 @@ class BackupSpec:
     source: str
     run: str
     selection: Selection
+    stream: StreamSpec | None = None  # in place of the selection's paths, of which there are none
     kind: Kind = "incremental"
     slot: str = ""
     host: str = ""
@@ -72,7 +82,11 @@ class BackupSpec:
     def from_json(cls, data: dict[str, Any]) -> BackupSpec:
         """Read what `to_json` gave. Raises TypeError for what is not a spec."""
         site, selection = SiteSpec(**data["site"]), Selection(**data["selection"])
-        return cls(**{**data, "site": site, "selection": selection, "limits": EngineLimits(**data["limits"])})
+        stream = data.get("stream")
+        if stream is not None:
+            stream = StreamSpec(stream["path"], ProgramSpec(**stream["program"]))
+        limits = EngineLimits(**data["limits"])
+        return cls(**{**data, "site": site, "selection": selection, "stream": stream, "limits": limits})
 
 
 @dataclass(slots=True)

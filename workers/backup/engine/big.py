@@ -25,6 +25,8 @@ BIG_FILE = 4 << 20  # bytes; smaller ones travel in batches
 WINDOW = 4 << 20  # bytes read and cut at a time
 UNTOLD = 64 << 30  # bytes that a file may hold beyond its size: some file systems tell none (FUSE), or a wrong one
 
+Fill = Callable[[memoryview], int]  # bytes that were read into it, as many as came at once; 0 at the end
+
 _chunkers: dict[bytes, FastCdcChunker] = {}
 
 
@@ -68,6 +70,12 @@ class BigFileReader:
         be faster. Raises OSError, also for a file that does not grow and has no end.
         """
         size = os.fstat(fd).st_size
+        return self.stream(lambda room: os.readv(fd, [room]), grew, lambda done: _is_enough(fd, size, done))
+
+    def stream(
+        self, fill: Fill, grew: Callable[[int], None], is_enough: Callable[[int], bool] = lambda _: False
+    ) -> tuple[list[bytes], int]:
+        """The same of what `fill` gives, to its end, or until `is_enough` says so of that many bytes."""
         pool = self._pool or self._prepare()
         # Made for each file: a context for chunks this large holds megabytes, and most files are small.
         self._compressors = [compressor(self._level) for _ in range(self._threads)] if self._level else []
@@ -80,9 +88,9 @@ class BigFileReader:
         try:
             while True:
                 # The other buffer: what runs may still look into this one's last content.
-                whole, final = _fill(self._buffers[window % 2], fd, rest)
+                whole, final = _fill(self._buffers[window % 2], fill, rest)
                 window += 1
-                final = final or _is_enough(fd, size, total + len(whole))
+                final = final or is_enough(total + len(whole))
                 chunks = []
                 at = 0
                 for length in chunker.cut(whole, final=final):
@@ -136,13 +144,13 @@ class BigFileReader:
         self._packer.add_compressed(blob_id, chunk, packed)
 
 
-def _fill(buffer: memoryview, fd: int, rest: memoryview | bytes) -> tuple[memoryview, bool]:
+def _fill(buffer: memoryview, fill: Fill, rest: memoryview | bytes) -> tuple[memoryview, bool]:
     """What was left, and up to a window more behind it; and whether the file ends there."""
     filled = len(rest)
     buffer[:filled] = rest
     end = filled + WINDOW
     while filled < end:
-        count = os.readv(fd, [buffer[filled:end]])
+        count = fill(buffer[filled:end])
         if not count:
             break
         filled += count

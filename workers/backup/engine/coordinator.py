@@ -34,7 +34,9 @@ TICK = 0.2  # seconds between looks at the clock
 STOP_PATIENCE = 8.0  # seconds, once asked to stop, that helpers have to flush; a supervisor kills after 15
 _STOPPED = "the backup was stopped"
 _GOES_ON = "What was uploaded is indexed; run it again and it goes on from there"
-_WORK = frozenset({"scanned", "nodes", "ask", "problem"})  # messages that mean nothing in a pass that is abandoned
+_WORK = frozenset(
+    {"scanned", "nodes", "streamed", "ask", "problem"}
+)  # messages that mean nothing in a pass that is abandoned
 
 
 @dataclass(slots=True)
@@ -76,7 +78,9 @@ class Coordinator:
         parent: tuple[bytes, Ref] | None,
         on_tick: Callable[[Counts], None],
         stopping: Callable[[], bool],
+        stream: list[Directory] | None = None,
     ) -> None:
+        """`stream`: the folders above its file, where the source is one; then nothing is scanned."""
         self.counts = Counts()
         self.lost: set[bytes] = set()
         self._pool = pool
@@ -97,6 +101,12 @@ class Coordinator:
         self._flushed: set[int] = set()
         self._abandoned = False
         self._next_tick = 0.0
+        self._broken: RemoteError | None = None
+        self._stream = stream is not None
+        if stream is not None:
+            self._root = stream[0]
+            self._directories.update((directory.path, directory) for directory in stream)
+            return
         tree, ref = parent or (b"", (-1, 0, 0))
         self._root = Directory(b"/", None, tree, ref)
         self._directories[b"/"] = self._root
@@ -108,17 +118,17 @@ class Coordinator:
         `make_ready` is called at `ready_at` (monotonic seconds): it opens the index, and says whether all
         that the parent refers to is known to be indexed. Raises Interrupted, and what helpers raise.
         """
+        if self._stream:
+            self._pool.send(0, ("stream",))
         while not self._known.ready and (left := ready_at - time.monotonic()) > 0:
             self._dispatch()
             self._listen(min(left, TICK))
-            if self._stopping():
-                self._stop()
+            self._heed()
         self._start_finishing(trust=make_ready())
         while self._assembler.root is None and not self._root.failed:
             self._dispatch()
             self._listen(TICK)
-            if self._stopping():
-                self._stop()
+            self._heed()
         self._check_reused(everything=True)
         self._store_trees()
         self._flush("flush")
@@ -170,6 +180,10 @@ class Coordinator:
                 self._scanned(message[1], message[2])
             case "nodes":
                 self._nodes(message[1])
+            case "streamed":
+                self._nodes([message[1]], counted=True)
+            case "broken":
+                self._broken = RemoteError(message[1], message[2], message[3])
             case "ask":
                 self._known.ask(message[2], lambda flags: self._pool.send(helper, ("answer", message[1], flags)))
             case "packed":
@@ -227,7 +241,7 @@ class Coordinator:
             self._finish(directory)
         self._check_reused(everything=False)
 
-    def _nodes(self, nodes: list[Any]) -> None:
+    def _nodes(self, nodes: list[Any], *, counted: bool = False) -> None:
         counts = self.counts
         for path, name, node, key, content, state, size in nodes:
             directory = self._directories[path]
@@ -237,7 +251,7 @@ class Coordinator:
                 counts.files_new += state == NEW
                 counts.files_changed += state == CHANGED
                 counts.files_unmodified += state == UNMODIFIED
-                if size < BIG_FILE:  # a big one was counted as it was read
+                if size < BIG_FILE and not counted:  # a big one was counted as it was read
                     counts.bytes_processed += size
                     counts.bytes_read += size
             if not directory.pending:
@@ -314,6 +328,11 @@ class Coordinator:
         self._flush("stop")
         self._known.drop_claims()
 
-    def _stop(self) -> None:
-        self.abandon()
-        raise Interrupted(_STOPPED, hint=_GOES_ON)
+    def _heed(self) -> None:
+        """End the pass where somebody wants that, or where the source broke off: what is packed is kept."""
+        if self._stopping():
+            self.abandon()
+            raise Interrupted(_STOPPED, hint=_GOES_ON)
+        if self._broken is not None:
+            self.abandon()
+            raise self._broken

@@ -1,9 +1,10 @@
 """A helper process: takes directories, goes from stat to sealed and uploaded pack by itself.
 
 Messages to it:    ("scan", [(path, names|None, tree, ref)])   ("answer", number, flags)   ("flush",)   ("open", {...})
+                   ("stream",), where the source is one
 Messages from it:  ("scanned", [directory results], left over)  ("nodes", [...])  ("ask", number, ids)
                    ("packed", a stored pack)   ("progress", bytes)   ("problem", path, text)   ("flushed",)
-                   ("failed", text, hint, exit code)
+                   ("failed", text, hint, exit code)   of a stream alone: ("streamed", node)   ("broken", as "failed")
 
 How files are read, and how much of them is in memory, is engine.reading's.
 """
@@ -26,9 +27,11 @@ from workers.backup.engine.parent import ParentReader
 from workers.backup.engine.reading import FileReader, ReadNode
 from workers.backup.engine.scan import LEFT_EMPTY, Found, open_directory, scan_directory
 from workers.backup.engine.selection import Filter
+from workers.backup.engine.stream import read_stream
 from workers.backup.engine.treecache import Ref, TreeReader
 from workers.backup.spec import BackupSpec
 from workers.helpers import Channel, CoordinatorGone
+from workers.programs.program import ProgramFailed
 
 ITEM_ENTRIES = 1000  # entries that a helper scans before it offers the rest to others
 ITEM_BYTES = 8 << 20  # bytes read, likewise
@@ -60,6 +63,7 @@ class Helper:
         self._held: list[ReadNode] | None = None
         self._reader: FileReader | None = None
         self._packer: Packer | None = None
+        self._stream_asked = False
 
     def run(self) -> None:
         """Until the coordinator closes the channel."""
@@ -90,6 +94,8 @@ class Helper:
             reader = self._reader
             if self._todo and reader:
                 self._scan(self._todo.popleft(), reader)
+            elif self._stream_asked and reader:
+                self._stream()
             elif self._flush_asked:
                 self._flush()
             elif reader and reader.has_batch and not self.channel.waiting():
@@ -113,6 +119,8 @@ class Helper:
                 self._answers[message[1]] = message[2]
             case "flush":
                 self._flush_asked = True
+            case "stream":
+                self._stream_asked = True
             case "stop":
                 raise _StopWork
             case "open":
@@ -130,12 +138,40 @@ class Helper:
         )
         self._parents = ParentReader(TreeReader(start["trees"], start["segments"]), store, Sealer(key))
         big = BigFileReader(key, packer, spec.compression_level, ask=self._ask_now, threads=start["threads"])
+        self._big = big
+        self._began, self._is_first = start["began"], start["first"]
         self._reader = FileReader(self, key, packer, big)
         self._devices = start["devices"]
         self._limits = start["limits"]
         self._default_limit = start["limit"]
         self._reread = start["reread"]
         self._distrusted = start["distrusted"]
+
+    def _stream(self) -> None:
+        spec = self._spec
+        self._stream_asked = False
+        if spec.stream is None:
+            return
+        try:
+            node = read_stream(
+                spec.stream,
+                self._big,
+                began=self._began,
+                is_first=self._is_first,
+                grew=self.progress,
+                look=self._look,
+            )
+        except ProgramFailed as error:
+            text = f"source {spec.source}: {error.args[0]}; no snapshot is made"
+            self.channel.send(("broken", text, error.hint, error.exit_code))
+            return
+        self.channel.send(("streamed", node))
+        self.report()
+
+    def _look(self) -> None:
+        """Heed what has come. Raises _StopWork, CoordinatorGone."""
+        while self.channel.waiting():
+            self._route(self.channel.receive())
 
     # -- scanning ---------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
 from workers.backup.engine.helper import device_id_for
 from workers.backup.engine.selection import Filter, read_patterns
-from workers.backup.spec import Selection
+from workers.backup.spec import Selection, StreamSpec
 
 MARGIN = 2 * 10**9  # nanoseconds before the parent's start within which times are not trusted
 NETWORK_MARGIN = 120 * 10**9  # the same where another host's clock stamps the files
@@ -64,6 +64,11 @@ def resolve(selection: Selection) -> Resolved:
     )
     Filter(absolute_selection)  # a pattern that can't be understood is told here, not by a helper that dies of it
     return Resolved(absolute_selection, paths, {path: sorted(names) for path, names in partial.items()})
+
+
+def of_stream(stream: StreamSpec) -> Resolved:
+    """The one path of a stream, which is none of this host's."""
+    return Resolved(Selection([]), [os.fsencode(stream.path)], {})
 
 
 def _inside(path: bytes, other: bytes) -> bool:

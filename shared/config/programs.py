@@ -1,0 +1,54 @@
+"""The environment of programs that a source names: its command and its hooks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import PlainValidator, ValidationInfo
+
+from shared.config.secrets import Secret
+from shared.config.values import expected, expected_secret
+
+# What of Holdfast's own environment they get. All else is to be said in the file, so that a run by hand, one by a
+# worker and one after an upgrade find the same.
+KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _variables(value: object, info: ValidationInfo) -> dict[str, str | Secret]:
+    if not isinstance(value, dict):
+        raise expected("a mapping of variables")
+    checked: dict[str, str | Secret] = {}
+    for name, given in value.items():
+        if not _NAME.fullmatch(name):
+            raise expected(f'names of variables (look at "{name}")')
+        if isinstance(given, dict):
+            checked[name] = Secret.model_validate(given, context=info.context)
+        elif isinstance(given, str | int) and not isinstance(given, bool) and "\0" not in str(given):
+            checked[name] = str(given)
+        else:
+            raise expected_secret(f"{name} as a text, or one of file, env, command")
+    return checked
+
+
+Variables = Annotated[dict[str, str | Secret], PlainValidator(_variables)]
+
+
+def inherited() -> dict[str, str]:
+    """The environment of a program that a person runs by a command: all of theirs."""
+    return dict(os.environ)
+
+
+def environment(given: Mapping[str, str | Secret], source: str) -> dict[str, str]:
+    """The whole environment of a source's programs: what is kept of ours, and what is `given`. Reads secrets.
+
+    Raises ConfigError.
+    """
+    env = {"PATH": _PATH, **{name: os.environ[name] for name in KEPT if os.environ.get(name)}}
+    for name, value in given.items():
+        env[name] = os.fsdecode(value.read(f"{name} of source {source}")) if isinstance(value, Secret) else value
+    return env
