@@ -19,10 +19,10 @@ _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 Pins = Mapping[tuple[str, str], str]  # SHA-256 by version and architecture
 
 
-def unpack(package: str, version: str, suite: str, pins: Pins, work: str) -> None:
+def unpack(package: str, version: str, suite: str, pins: Pins, work: str, *, also: Sequence[str] = ()) -> None:
     """Fetch the package's version that begins with `version.` and unpack it into `work`, an empty directory.
 
-    Raises Unavailable.
+    `also`: packages that come with it, in whatever version the suite has. Raises Unavailable.
     """
     if not os.path.exists(_KEYRING):
         raise Unavailable(f"this is no Debian: there is no {_KEYRING}")
@@ -35,6 +35,8 @@ def unpack(package: str, version: str, suite: str, pins: Pins, work: str) -> Non
     file = _download(work, options, f"{package}={exact}")
     _check_pin(file, package, exact, pins)
     run(["dpkg-deb", "-x", file, work])
+    for other in also:
+        run(["dpkg-deb", "-x", _download(work, options, other), work])
 
 
 def _apt_options(work: str) -> list[str]:
@@ -86,8 +88,8 @@ def _update(work: str, apt_options: Sequence[str], suite: str) -> None:
 
 
 def _download(work: str, apt_options: Sequence[str], wanted: str) -> str:
-    directory = os.path.join(work, "package")
-    os.mkdir(directory)
+    directory = os.path.join(work, "packages", wanted)
+    os.makedirs(directory)
     run(["apt-get", *apt_options, "--quiet", "download", wanted], cwd=directory)
     (name,) = os.listdir(directory)
     return os.path.join(directory, name)

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Fetch what tests, demo and benchmarks need besides wheels: MinIO, stock restic twice, Prometheus, libfaketime.
+"""Fetch what tests, demo and benchmarks need besides wheels.
+
+MinIO, stock restic twice, Prometheus with Alertmanager, libfaketime, PostgreSQL.
 
     fetch.py                       everything
     fetch.py minio restic-0.18     these only
@@ -19,17 +21,19 @@ from collections.abc import Sequence
 
 import faketime_deb
 import minio_source
+import postgresql_deb
 import prometheus_deb
 import restic_deb
 from toolcache import Unavailable, cache_dir, locked, say
 
 _RESTICS = tuple(f"restic-{version}" for version in restic_deb.SUITES)
-_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime")
+_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime", "postgresql")
 _HINTS = {
     "minio": "install Go 1.24 or newer, put it on PATH, and run this again",
     **{name: f"install restic {name.removeprefix('restic-')} or newer and put it on PATH" for name in _RESTICS},
     **{name: f"install {name} and put it on PATH" for name in prometheus_deb.PROGRAMS},
     "faketime": "install libfaketime (on Debian: apt-get install libfaketime)",
+    "postgresql": "install the server of PostgreSQL 15 or newer (on Debian: apt-get install postgresql)",
 }
 
 
@@ -73,6 +77,8 @@ def _path(name: str) -> str | None:
         return prometheus_deb.path(name)
     if name == "faketime":
         return faketime_deb.path()
+    if name == "postgresql":
+        return postgresql_deb.path()
     return restic_deb.path(name.removeprefix("restic-"))
 
 
@@ -90,6 +96,8 @@ def _install(names: Sequence[str]) -> None:
                     prometheus_deb.install(name)
                 elif name == "faketime":
                     faketime_deb.install()
+                elif name == "postgresql":
+                    postgresql_deb.install()
                 else:
                     restic_deb.install(name.removeprefix("restic-"))
             except Unavailable as error:

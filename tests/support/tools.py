@@ -1,4 +1,4 @@
-"""The real programs that tests run against: restic, MinIO, Valkey, libfaketime; and servers of the middle two.
+"""The real programs that tests run against: restic, MinIO, Valkey, libfaketime, PostgreSQL; some as servers.
 
 A program that is missing fails the test that asked for it, and never skips it: a suite that passes
 has run. Each server listens on a free loopback port, in a process group of its own, which is killed
@@ -39,6 +39,11 @@ def restic(version: str) -> str:
 def minio() -> str:
     """Return the path of the MinIO server."""
     return _tool("minio")
+
+
+def postgresql() -> str:
+    """Return the directory of PostgreSQL's programs, server and clients."""
+    return _tool("postgresql")
 
 
 def faketime(seconds: int) -> dict[str, str]:

@@ -28,7 +28,7 @@ from workers.programs import launch
 POLL = 0.2  # seconds between looks at everything
 _PATIENCE = 3.0  # seconds between SIGTERM and SIGKILL
 _SAID_AT_MOST = 4096  # bytes of what it says
-_LINES = 3  # the last so many of them stand in an error
+_LINES = 6  # the last so many of them stand in an error
 _LINE_AT_MOST = 300  # characters
 _PIPE = 1 << 20  # bytes that a pipe holds
 
