@@ -15,7 +15,7 @@ from shared.config.opening import passwords, recovery_password
 from shared.config.programs import environment
 from shared.errors import ConfigError
 from shared.ledger.model import RunKind, RunRequest
-from workers.backup.spec import BackupSpec, Selection, SiteSpec, StreamSpec
+from workers.backup.spec import BackupSpec, HooksSpec, Selection, SiteSpec, StreamSpec
 from workers.engine_process import module_command
 from workers.limits import EngineLimits
 from workers.maintenance.forget_spec import ForgetSpec
@@ -131,6 +131,7 @@ def backup_spec(
             exclude_larger_than=source.exclude_larger_than or 0,
         ),
         stream=_stream(source),
+        hooks=_hooks(source),
         kind=kind,
         slot=slot or request.slot,
         host=source.host or socket.gethostname(),
@@ -153,6 +154,14 @@ def _stream(source: Source) -> StreamSpec | None:
         return None
     env = environment(source.env, source.id)
     return StreamSpec(source.stream_path, ProgramSpec(list(source.command), env, source.timeout))
+
+
+def _hooks(source: Source) -> HooksSpec | None:
+    hooks = source.hooks
+    if hooks is None:
+        return None
+    env = environment(source.env, source.id)
+    return HooksSpec(list(hooks.before or ()), list(hooks.after or ()), env, hooks.timeout)
 
 
 def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> RestoreSpec:

@@ -184,6 +184,7 @@ class Hooks(Model):
 
     before: Program | None = None
     after: Program | None = None
+    timeout: Duration = 300.0  # seconds, of each
 
 
 class SourceBody(Named):

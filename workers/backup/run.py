@@ -36,6 +36,7 @@ from workers.backup.engine.own import leave_out
 from workers.backup.engine.packer import Packer, Uploader
 from workers.backup.engine.treecache import NO_REF, Head, Ref, TreeReader, TreeWriter, forget_head, load_head
 from workers.backup.finish import check_tags, describe, existing_result
+from workers.backup.hooks import Hooks
 from workers.backup.journal import Journal
 from workers.backup.spec import BackupResult, BackupSpec
 from workers.helpers import HelperPool
@@ -64,8 +65,9 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
     with _stop_signals() as stopping:
         # A stream is read by one helper, whose threads take the cores.
         pool = HelperPool(1 if spec.stream else _cores(spec), lambda channel: Helper(channel, spec).run())
+        run = _Run(spec, resolved, pool, on_event, stopping)
         try:
-            result = _Run(spec, resolved, pool, on_event, stopping).run()
+            result = run.run()
         except BrokenPipeError:
             raise  # whoever was listening to us is gone
         except OSError as error:  # a site's trouble is StorageError: this is our own disk
@@ -75,6 +77,7 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
                 hint=f"See to the space and rights of {spec.cache_dir}, or remove it: it is only a cache",
             ) from error
         finally:
+            run.hooks.end()
             pool.close()
     result.notes = notes
     return result
@@ -122,9 +125,11 @@ class _Run:
         self._warnings: list[str] = []
         self._lost: set[bytes] = set()
         self._index: IndexCache | None = None
+        self.hooks = Hooks(spec)
 
     def run(self) -> BackupResult:
         spec = self._spec
+        self.hooks.begin()
         repo = self._repo = self._open()
         repo.require_writable()
         self._journal = Journal(spec.cache_dir, repo.restic_id, spec.site.id, spec.run)
@@ -198,6 +203,13 @@ class _Run:
         )
         if parent is None:
             spec.kind = "full"  # it reads every byte: so let it trust nothing else either, and count as one
+        with self.hooks.around(self._look_after) as results:
+            results.append(self._passes(parent))
+        return results[0]
+
+    def _passes(self, parent: Snapshot | None) -> BackupResult:
+        """Scan and commit; again where something that was taken as stored is not."""
+        spec, repo = self._spec, self._repo
         folder = os.path.join(spec.cache_dir, "trees", sources.cache_name(repo.restic_id, spec.site.id, spec.source))
         for _ in range(PASSES):
             head = load_head(folder)

@@ -50,6 +50,16 @@ class StreamSpec:
 
 
 @dataclass(slots=True)
+class HooksSpec:
+    """Programs around a run; `timeout` in seconds, of each."""
+
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    timeout: float = 300.0
+
+
+@dataclass(slots=True)
 class BackupSpec:
     """One backup of one source to one site."""
 
@@ -59,6 +69,7 @@ class BackupSpec:
     run: str
     selection: Selection
     stream: StreamSpec | None = None  # in place of the selection's paths, of which there are none
+    hooks: HooksSpec | None = None
     kind: Kind = "incremental"
     slot: str = ""
     host: str = ""
@@ -85,8 +96,9 @@ class BackupSpec:
         stream = data.get("stream")
         if stream is not None:
             stream = StreamSpec(stream["path"], ProgramSpec(**stream["program"]))
-        limits = EngineLimits(**data["limits"])
-        return cls(**{**data, "site": site, "selection": selection, "stream": stream, "limits": limits})
+        hooks = HooksSpec(**data["hooks"]) if data.get("hooks") else None
+        parts = {"site": site, "selection": selection, "stream": stream, "hooks": hooks}
+        return cls(**{**data, **parts, "limits": EngineLimits(**data["limits"])})
 
 
 @dataclass(slots=True)
