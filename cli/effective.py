@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigError
+from shared.observability.masks import mask_text
 from shared.retention import span
 
 if TYPE_CHECKING:
@@ -228,11 +229,15 @@ def _content(source: Source) -> dict[str, Any]:
     if source.preset is not None:
         shown |= {"preset": source.preset, "options": dict(source.options)}
     if source.command is not None:
-        shown |= {"command": list(source.command), "stream": source.stream_path, "timeout": duration(source.timeout)}
+        # What a preset makes of its options is what a person wants to see; what was typed may hold a password.
+        whole = [mask_text(part) for part in source.command] if source.preset else _program(source.command)
+        shown |= {"command": whole, "stream": source.stream_path, "timeout": duration(source.timeout)}
     if source.env:
-        shown["env"] = {
-            name: value if isinstance(value, str) else _reference(value) for name, value in source.env.items()
-        }
+        shown["env"] = {name: _HIDDEN if isinstance(one, str) else _reference(one) for name, one in source.env.items()}
+    if source.hooks is not None:
+        hooks = {"before": source.hooks.before, "after": source.hooks.after}
+        shown["hooks"] = {name: _program(program) for name, program in hooks.items() if program}
+        shown["hooks"]["timeout"] = duration(source.hooks.timeout)
     if source.command is not None:
         return shown
     for key in ("excludes", "exclude_files", "exclude_if_present"):

@@ -67,7 +67,7 @@ def restore_into(
         return EXIT_OK
     given = 0
     took_all = True
-    with Program(ProgramSpec(argv, inherited()), reads=True, heard=_pass_on) as program:
+    with Program(ProgramSpec(argv, inherited()), reads=True, heard=None if app.json else _pass_on) as program:
         try:
             for chunk in contents.chunks(node):
                 took_all = program.write(chunk, _nothing)

@@ -97,6 +97,8 @@ class Speaker:
         self.ask("diff", "diff", "data", "latest~1", "latest")
         self.said["dump"] = [self.dump("sub/new"), self.dump("sub")]
         self.ask("restore", "restore", "data", "--direct", "--to", "out", "--verify")
+        into = ["--direct", "--into", "dd of=/dev/null status=none"]
+        self.ask("restore --into", "restore", f"data:{data}/sub/new", *into)
         self.ask("verify", "verify", "data", "--direct", "--data")
 
     def retention(self) -> None:

@@ -81,7 +81,6 @@ def test_warnings_tell_what_may_not_be_meant(capsys: pytest.CaptureFixture[str])
     put(TEXT.replace("recovery.password", "none.password"))
     warnings = ask(capsys, "config", "check")["warnings"]
     assert [line.partition(": ")[0] for line in warnings] == [
-        "sources.db/orders.command",
         "sources.lone",
         "sources.lone",
         "recovery_password",
