@@ -231,13 +231,13 @@ def _content(source: Source) -> dict[str, Any]:
     if source.command is not None:
         # What a preset makes of its options is what a person wants to see; what was typed may hold a password.
         whole = [mask_text(part) for part in source.command] if source.preset else _program(source.command)
-        shown |= {"command": whole, "stream": source.stream_path, "timeout": duration(source.timeout)}
+        shown |= {"command": whole, "stream": source.stream_path, "timeout": span(source.timeout)}
     if source.env:
         shown["env"] = {name: _HIDDEN if isinstance(one, str) else _reference(one) for name, one in source.env.items()}
     if source.hooks is not None:
         hooks = {"before": source.hooks.before, "after": source.hooks.after}
         shown["hooks"] = {name: _program(program) for name, program in hooks.items() if program}
-        shown["hooks"]["timeout"] = duration(source.hooks.timeout)
+        shown["hooks"]["timeout"] = span(source.hooks.timeout)
     if source.command is not None:
         return shown
     for key in ("excludes", "exclude_files", "exclude_if_present"):
