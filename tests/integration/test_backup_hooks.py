@@ -155,8 +155,10 @@ def kill(engine: subprocess.Popen[bytes]) -> None:
 
 
 def test_after_a_kill_in_before_the_next_run_undoes_it_first(hooked: Hooked) -> None:
-    """What was begun is not left, though nobody was there to end it."""
-    kill(start(hooked, before="touch {mark}; sleep 600"))
+    """What was begun is not left, though nobody was there to end it; and it does not go on beside the undoing."""
+    pid = hooked.base / "pid"
+    kill(start(hooked, before=f"sleep 600 & echo $! > {pid}; touch {{mark}}; wait"))
+    until(lambda: True if not _runs(int(pid.read_text())) else None)
     hooked.backup()
     assert hooked.ran == ["before full", "after incremental killed", "before full", "after full succeeded"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -173,6 +174,37 @@ def test_its_environment_is_what_is_given(shop: Shop) -> None:
 def test_it_has_no_terminal_and_no_input(shop: Shop) -> None:
     """A program that would ask for a password gets none, and does not wait for one."""
     result = shop.stream(
-        sys.executable, "-c", "import os, sys; print(repr(sys.stdin.read()), os.getsid(0) == os.getpid())"
+        sys.executable, "-c", f"import os, sys; print(repr(sys.stdin.read()), os.getsid(0) == {os.getsid(0)})"
     )
-    assert shop.restic("0.18", "dump", result.snapshot, STREAM) == "'' True\n"
+    assert shop.restic("0.18", "dump", result.snapshot, STREAM) == "'' False\n"
+
+
+@pytest.mark.parametrize("who", ["helper", "program", "engine"])
+def test_a_kill_makes_no_snapshot_and_leaves_no_program(shop: Shop, tmp_path: Path, who: str) -> None:
+    """Of the helper that reads it, of the program, of the engine: what the program has started ends with it, too."""
+    note = tmp_path / "pids"
+    program = f"head -c 5000000 /dev/zero; sleep 600 & echo $$ $! >> {note}; wait"
+    engine = subprocess.Popen([sys.executable, "-c", ENGINE, str(tmp_path), program], stderr=subprocess.PIPE, text=True)
+    until(lambda: note.exists() or None)
+    pids = [int(word) for word in note.read_text().split()]
+    victims = {"helper": parent_of(parent_of(pids[0])), "program": pids[0], "engine": engine.pid}
+    os.kill(victims[who], signal.SIGKILL)
+    said = engine.communicate(timeout=60)[1]
+    until(lambda: not any(is_alive(pid) for pid in pids) or None)
+    assert snapshots(shop) == 0
+    expected = {"helper": "HelperDied", "program": "sh was killed by SIGKILL", "engine": ""}
+    assert expected[who] in said
+    assert shop.stream("printf", "good").complete
+    assert "no errors were found" in shop.restic("0.18", "check", "--read-data", "--no-lock")
+
+
+ENGINE = """
+import sys
+from tests.support.backups import Shop
+Shop(sys.argv[1]).stream("sh", "-c", sys.argv[2])
+"""
+
+
+def parent_of(pid: int) -> int:
+    """The parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -2,8 +2,9 @@
 
 There is no shell. It runs in a session of its own, so it can't ask a terminal, and its whole group can be ended.
 
-Invariants: it does not outlive this object, nor the process that made it; what it says is kept bounded; and only a
-`finish` that returns says that it ended well: exit code 0, in time. To be started by a process's main thread.
+Invariants: it does not outlive this object, nor the process that made it, nor does what it has started; what it says is
+kept bounded; and only a `finish` that returns says that it ended well: exit code 0, in time. To be started by a
+process's main thread.
 """
 
 from __future__ import annotations
