@@ -237,7 +237,7 @@ def _content(source: Source) -> dict[str, Any]:
     if source.hooks is not None:
         hooks = {"before": source.hooks.before, "after": source.hooks.after}
         shown["hooks"] = {name: _program(program) for name, program in hooks.items() if program}
-        shown["hooks"]["timeout"] = span(source.hooks.timeout)
+        shown["hooks"] |= {"timeout": span(source.hooks.timeout), "private_mounts": source.hooks.private_mounts}
     if source.command is not None:
         return shown
     for key in ("excludes", "exclude_files", "exclude_if_present"):

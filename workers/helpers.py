@@ -230,14 +230,15 @@ class HelperPool:
     def close(self) -> None:
         """End the helpers by closing their sockets, and wait for them; one that does not end in time is killed.
 
-        One that hangs in the kernel (a dead network mount) can't even be killed: it is left to init.
+        One that hangs in the kernel (a dead network mount) can't even be killed: it is left to init. May be called twice.
         """
         for sock in self._socks:
             self._selector.unregister(sock)
             sock.close()
         self._socks.clear()
         self._selector.close()
-        left = _reap(self.pids, _PATIENCE)
+        pids, self.pids = self.pids, []
+        left = _reap(pids, _PATIENCE)
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         _reap(left, _LAST_PATIENCE)

@@ -161,7 +161,7 @@ def _hooks(source: Source) -> HooksSpec | None:
     if hooks is None:
         return None
     env = environment(source.env, source.id)
-    return HooksSpec(list(hooks.before or ()), list(hooks.after or ()), env, hooks.timeout)
+    return HooksSpec(list(hooks.before or ()), list(hooks.after or ()), env, hooks.timeout, hooks.private_mounts)
 
 
 def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> RestoreSpec:

@@ -185,6 +185,7 @@ class Hooks(Model):
     before: Program | None = None
     after: Program | None = None
     timeout: Duration = 300.0  # seconds, of each
+    private_mounts: Flag = False  # what they mount is seen by this backup alone
 
 
 class SourceBody(Named):

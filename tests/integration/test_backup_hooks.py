@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -32,14 +33,16 @@ class Hooked:
         Path(self.shop.source, "file").write_text("content")
         self.before = self.after = "true"
         self.timeout = 20.0
+        self.private_mounts = False
 
-    def backup(self, *, program: str = "") -> BackupResult:
+    def backup(self, *, program: str = "", kind: Literal["full", "incremental"] = "incremental") -> BackupResult:
         """One backup with these hooks: of the source folder, or of what a shell prints."""
         spec = self.shop.spec()
         spec.state_dir = str(self.base / "state")
         spec.selection = Selection([self.shop.source])
         env = {"PATH": os.environ["PATH"]}
-        spec.hooks = HooksSpec(self._sh("before"), self._sh("after"), env, self.timeout)
+        spec.kind = kind
+        spec.hooks = HooksSpec(self._sh("before"), self._sh("after"), env, self.timeout, self.private_mounts)
         if program:
             spec.stream = StreamSpec(STREAM, ProgramSpec(["sh", "-c", program], env))
         return run_backup(spec, self.shop.events.append)

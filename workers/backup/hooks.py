@@ -67,11 +67,11 @@ class Hooks:
             self._file = -1
 
     @contextmanager
-    def around(self, heed: Callable[[], None]) -> Iterator[list[BackupResult]]:
+    def around(self, heed: Callable[[], None], let_go: Callable[[], None]) -> Iterator[list[BackupResult]]:
         """Run `before`; within it the work, which leaves its result in the list; then `after`, whatever came of it.
 
-        `heed` is called while `before` runs, and may raise to end it. Where `after` fails the result is incomplete.
-        Raises HookFailed.
+        `heed` is called while `before` runs, and may raise to end it. `let_go` ends whatever still reads the source,
+        where the work failed. Where `after` fails the result is incomplete. Raises HookFailed.
         """
         results: list[BackupResult] = []
         hooks = self._hooks
@@ -86,6 +86,7 @@ class Hooks:
             yield results
         except BaseException as error:
             if after is not None:
+                let_go()
                 self._after_failure(after, error)
             raise
         if after is not None:

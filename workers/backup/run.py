@@ -38,6 +38,7 @@ from workers.backup.engine.treecache import NO_REF, Head, Ref, TreeReader, TreeW
 from workers.backup.finish import check_tags, describe, existing_result
 from workers.backup.hooks import Hooks
 from workers.backup.journal import Journal
+from workers.backup.mounts import make_mounts_private
 from workers.backup.spec import BackupResult, BackupSpec
 from workers.helpers import HelperPool
 from workers.limits import obey
@@ -54,7 +55,7 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
     `on_event` gets {"event": "progress" | "packed" | "phase" | "note", ...}. Raises HoldfastError's tree.
     """
     check_tags(spec.labels)
-    resolved = sources.resolve(spec.selection) if spec.stream is None else sources.of_stream(spec.stream)
+    resolved = _resolve(spec)
     spec.selection = resolved.selection
     notes = obey(spec.limits)
     if spec.stream is None:
@@ -62,6 +63,8 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
     for note in notes:
         on_event({"event": "note", "message": note})
     preload(spec.site)
+    if spec.hooks is not None and spec.hooks.private_mounts:
+        make_mounts_private(spec.source)  # before helpers are forked: they share them
     with _stop_signals() as stopping:
         # A stream is read by one helper, whose threads take the cores.
         pool = HelperPool(1 if spec.stream else _cores(spec), lambda channel: Helper(channel, spec).run())
@@ -81,6 +84,12 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
             pool.close()
     result.notes = notes
     return result
+
+
+def _resolve(spec: BackupSpec) -> sources.Resolved:
+    if spec.stream is not None:
+        return sources.of_stream(spec.stream)
+    return sources.resolve(spec.selection, must_exist=spec.hooks is None or not spec.hooks.before)
 
 
 def _cores(spec: BackupSpec) -> int:
@@ -203,7 +212,7 @@ class _Run:
         )
         if parent is None:
             spec.kind = "full"  # it reads every byte: so let it trust nothing else either, and count as one
-        with self.hooks.around(self._look_after) as results:
+        with self.hooks.around(self._look_after, self._pool.close) as results:
             results.append(self._passes(parent))
         return results[0]
 

@@ -51,12 +51,13 @@ class StreamSpec:
 
 @dataclass(slots=True)
 class HooksSpec:
-    """Programs around a run; `timeout` in seconds, of each."""
+    """Programs around a run; `timeout` in seconds, of each. With `private_mounts` only the run sees what they mount."""
 
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
     timeout: float = 300.0
+    private_mounts: bool = False
 
 
 @dataclass(slots=True)

@@ -81,21 +81,29 @@ class Program:
                 f"{spec.name} can't be started: there is no such program on its PATH",
                 hint="Install it, or write its whole path",
             )
+        end, self._in = os.pipe() if reads else (subprocess.DEVNULL, -1)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {launch.INPUT_IS_WHOLE})
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *spec.argv],
-                stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
+                [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(self._in), *spec.argv],
+                stdin=end,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE if writes else subprocess.STDOUT,
                 env=env,
                 cwd="/",
                 start_new_session=True,
+                pass_fds=(self._in,) if reads else (),
                 bufsize=0,
             )
         except (OSError, ValueError) as error:
+            self._end_input()
             raise ProgramFailed(f"{spec.name} can't be started: {error}") from error
-        pipes = self._process.stdin, self._process.stdout, self._process.stderr
-        self._in, self._out, self._err = (-1 if pipe is None else pipe.fileno() for pipe in pipes)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if reads:
+                os.close(end)
+        pipes = self._process.stdout, self._process.stderr
+        self._out, self._err = (-1 if pipe is None else pipe.fileno() for pipe in pipes)
         if not writes:
             self._out, self._err = -1, self._out
         self._pidfd = os.pidfd_open(self._process.pid)  # readable as soon as it has ended
@@ -150,9 +158,9 @@ class Program:
 
     def finish(self, look: Callable[[], None]) -> None:
         """Close its input, and wait for its end. Raises ProgramFailed unless that is exit code 0, and in time."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-            self._in = -1
+        if self._in >= 0:
+            self._end_input()
+            os.kill(self._process.pid, launch.INPUT_IS_WHOLE)
         while (code := self._code()) is None:
             look()
             self._wait(-1, 0)
@@ -173,10 +181,16 @@ class Program:
             self._hear()
             self._process.wait()
             os.close(self._pidfd)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        self._end_input()
+        for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
+
+    def _end_input(self) -> None:
+        if self._in >= 0:
+            os.close(self._in)
+            self._in = -1
 
     def _wait(self, fd: int, events: int) -> set[int]:
         """Wait a little for `fd`, or without one for its end, and for something said; those that are ready."""

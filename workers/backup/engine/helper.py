@@ -320,6 +320,7 @@ class Helper:
         if self._packer:
             self._packer.flush()
         self._uploader.wait(self.report)
+        os.chdir("/")  # whoever flushes is done with the source: a hook may unmount it now
         self._flush_asked = False
         self.channel.send(("flushed",))
 

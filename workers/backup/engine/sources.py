@@ -32,8 +32,10 @@ class Resolved:
     partial: dict[bytes, list[bytes]]
 
 
-def resolve(selection: Selection) -> Resolved:
-    """Make paths absolute and find their ancestors. Raises BackupError where none of them exists, or for a bad pattern.
+def resolve(selection: Selection, *, must_exist: bool = True) -> Resolved:
+    """Make paths absolute and find their ancestors. Raises BackupError for a bad pattern, or where none of them exists.
+
+    Unless they need not: a hook may be about to make them.
 
     A path that leads through a symbolic link is recorded under where it really lies; its last
     component is taken as it is.
@@ -46,7 +48,7 @@ def resolve(selection: Selection) -> Resolved:
         real.append(os.path.join(os.path.realpath(parent), name) if name else absolute)
     unique = sorted(set(real))
     paths = [path for path in unique if not any(path != other and _inside(path, other) for other in unique)]
-    if not any(os.path.lexists(path) for path in paths):
+    if must_exist and not any(os.path.lexists(path) for path in paths):
         listed = ", ".join(os.fsdecode(path) for path in paths) or "(none given)"
         raise BackupError(f"none of the paths exists: {listed}", hint="Correct the source's `paths`, or mount them")
     partial: dict[bytes, set[bytes]] = {}
