@@ -230,7 +230,8 @@ class HelperPool:
     def close(self) -> None:
         """End the helpers by closing their sockets, and wait for them; one that does not end in time is killed.
 
-        One that hangs in the kernel (a dead network mount) can't even be killed: it is left to init. May be called twice.
+        One that hangs in the kernel (a dead network mount) can't even be killed: it is left to init. May be called
+        twice.
         """
         for sock in self._socks:
             self._selector.unregister(sock)

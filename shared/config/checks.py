@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shared.config.choice import PolicyChoice
 from shared.config.problems import Path, nearest
+from shared.config.programs import hides_failures
 from shared.config.scheduling import WEEK
 from shared.retention import span
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 _LEAST = 3600.0  # seconds between two of the same upkeep
 DEFAULT_REGION = "local"
+_PIPES = (
+    "a shell's pipe ends well where its last program does, so half a dump would pass for a whole one: "
+    'begin with ["bash", "-o", "pipefail", "-c", ...], or leave compressing to Holdfast'
+)
 RESTORES = ".restore"  # what the name of a host's restore queue ends with, and so no host's name may
 
 
@@ -32,6 +37,8 @@ def check(file: FleetFile) -> Iterator[tuple[Path, str]]:
     yield from _limits(file)
     for name, source in file.sources.items():
         yield from _host(("sources", name, "host"), source.host or "")
+        if source.command is not None and hides_failures(source.command):
+            yield ("sources", name, "command"), _PIPES
 
 
 def not_done(file: FleetFile) -> Iterator[str]:

@@ -286,6 +286,7 @@ def test_more_than_twenty_problems_are_cut(tmp_path: Path) -> None:
         ("sources: {a: {paths: /a, filename: b}}\n", "sources.a: has a filename and no command"),
         ("sources: {a: {command: [x], filename: b/c}}\n", "sources.a.filename: expected the name of a file, without a"),
         ("sources: {a: {command: [x], options: {b: c}}}\n", "sources.a: has options and no preset"),
+        ("sources: {a: {command: [sh, -c, x | y]}}\n", "sources.a.command: a shell's pipe ends well where its last"),
         ("sources: {a: {command: [x], timeout: 5}}\n", "sources.a.timeout: expected a length of time"),
         ("sources: {a: {command: [x], env: {A-B: c}}}\n", 'sources.a.env: expected names of variables (look at "A-B")'),
         ("sources: {a: {command: [x], env: {A: [hunter2]}}}\n", "sources.a.env: expected A as a text, or one of file"),
