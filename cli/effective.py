@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigError
@@ -35,6 +35,10 @@ def effective(fleet: Fleet) -> dict[str, Any]:
         "cache_dir": fleet.cache_dir,
         "hosts": list(fleet.hosts),
         "restore_to": None if fleet.restore_to is None else list(fleet.restore_to),
+        "restore_into": {
+            name: {"command": _program(into.command), "env": _env(into.env), "timeout": span(into.timeout)}
+            for name, into in fleet.restore_into.items()
+        },
         "defaults": {
             "compression": fleet.defaults.compression,
             "pack_size": size(fleet.defaults.pack_size),
@@ -222,6 +226,10 @@ def _kept(keep: Keep) -> dict[str, Any]:
     return {key: span(value) if key == "keep_within" else value for key, value in given.items()}
 
 
+def _env(variables: Mapping[str, str | Secret]) -> dict[str, Any]:
+    return {name: _HIDDEN if isinstance(value, str) else _reference(value) for name, value in variables.items()}
+
+
 def _content(source: Source) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     if source.paths is not None:
@@ -233,7 +241,7 @@ def _content(source: Source) -> dict[str, Any]:
         whole = [mask_text(part) for part in source.command] if source.preset else _program(source.command)
         shown |= {"command": whole, "stream": source.stream_path, "timeout": span(source.timeout)}
     if source.env:
-        shown["env"] = {name: _HIDDEN if isinstance(one, str) else _reference(one) for name, one in source.env.items()}
+        shown["env"] = _env(source.env)
     if source.hooks is not None:
         hooks = {"before": source.hooks.before, "after": source.hooks.after}
         shown["hooks"] = {name: _program(program) for name, program in hooks.items() if program}

@@ -1,25 +1,16 @@
-"""A file of a snapshot into a program's standard input: `restore --into`. The program runs here, without a shell.
-
-Invariant: the program's input ends only when all of the file, verified, was given; else the program is killed. So it
-never takes the half of a dump for the whole.
-"""
+"""What `restore --into` names: with --direct a command here, else a program that a worker's own file has a name for."""
 
 from __future__ import annotations
 
-import os
+import re
 import shlex
-import sys
-import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from cli import format as show
-from cli.browse.view import View
-from shared.errors import EXIT_INCOMPLETE, EXIT_OK, RestoreError, UsageError
+from shared.errors import UsageError
 
-if TYPE_CHECKING:
-    from cli.app import App
-    from shared.repository.snapshot import Snapshot
-    from shared.repository.tree import Node
+_NAMED = re.compile(r"(?:(?P<host>[\w.-]+):)?(?P<name>\w[\w.-]*)", re.ASCII)
 
 
 def split_command(text: str) -> list[str]:
@@ -33,87 +24,24 @@ def split_command(text: str) -> list[str]:
     return argv
 
 
-def restore_into(
-    app: App, source: str, path: str, command: str, *, snapshot: str, before: str | None, site: str, dry_run: bool
-) -> int:
-    """Stream the file at `path`, or the one that a stream is, into the program; the exit code.
-
-    Raises ProgramFailed, RestoreError, Damaged and what opening a source raises.
-    """
-    from cli.browse.content import Contents
-    from shared.config.programs import inherited
-    from shared.repository.errors import Damaged
-    from workers.programs.program import Program, ProgramSpec
-
-    argv = split_command(command)
-    began = time.monotonic()
-    view = View(app, source, site)
-    chosen = view.choose(snapshot, before)
-    at, node = _file(view, chosen, path)
-    view.say_when(chosen, time.time())
-    contents = Contents(view.index, view.reader)
-    size = contents.size(node)
-    result: dict[str, Any] = {
-        "source": source,
-        "snapshot": chosen.id,
-        "time": show.iso(chosen.time / 1e9),
-        "path": at,
-        "program": argv[0],
-        "bytes": size,
-        "dry_run": dry_run,
-    }
-    if dry_run:
-        app.result({**result, "complete": True}, f"would give {show.size(size)} of {at} to {argv[0]}")
-        return EXIT_OK
-    given = 0
-    took_all = True
-    with Program(ProgramSpec(argv, inherited()), reads=True, heard=None if app.json else _pass_on) as program:
-        try:
-            for chunk in contents.chunks(node):
-                took_all = program.write(chunk, _nothing)
-                if not took_all:
-                    break
-                given += len(chunk)
-        except Damaged as error:
-            raise Damaged(
-                f"{at}: {error.args[0]}; {argv[0]} was killed after {show.size(given)} of {show.size(size)}",
-                hint="Take back what it has done; try another snapshot, or another copy with --site",
-            ) from error
-        if took_all and given != size:
-            raise RestoreError(f"{at} of snapshot {chosen.id[:8]} changed while it was read")
-        program.finish(_nothing)
-    took = show.duration(time.monotonic() - began)
-    if not took_all:
-        app.warn(f"{argv[0]} ended with code 0 before it had read all of {at}")
-    said = f"{argv[0]} took {show.size(given)} of {at} and ended with code 0; {took}"
-    app.result({**result, "bytes": given, "complete": took_all}, said)
-    return EXIT_OK if took_all else EXIT_INCOMPLETE
-
-
-def stream_path(snapshot: Snapshot) -> str:
-    """The path of the one file that a stream's snapshot holds; empty for others."""
-    paths = snapshot.paths
-    return os.fsdecode(paths[0]) if len(paths) == 1 and paths[0].startswith(b"/stream/") else ""
-
-
-def _file(view: View, chosen: Snapshot, path: str) -> tuple[str, Node]:
-    at = path or stream_path(chosen)
-    if not at:
+def parse_named(text: str) -> tuple[str, str]:
+    """The host, or none, and the name of a program of that machine's own file. Raises UsageError."""
+    found = _NAMED.fullmatch(text)
+    if found is None:
         raise UsageError(
-            f"{view.source} is no stream, so --into wants one file of it",
-            hint=f"Name it: {view.source}:/path; `holdfast ls {view.source} -r` lists them",
+            f"--into {text!r} is a command, and a worker runs only what its own file has a name for",
+            hint="With --direct it runs here; else [HOST:]NAME, of `restore_into` of the file there",
         )
-    node = view.node(chosen, os.fsencode(at.strip("/")))
-    if node.type != "file":
-        raise UsageError(f"{at} is a {node.type}, and no file", hint="`holdfast dump` writes a directory as a tar")
-    return at, node
+    return found["host"] or "", found["name"]
 
 
-def _pass_on(data: bytes) -> None:
-    """What the program says is for whoever waits; stdout is our own result."""
-    sys.stderr.buffer.write(data)
-    sys.stderr.buffer.flush()
-
-
-def _nothing() -> None:
-    """There is nothing to look after: Ctrl-C interrupts by itself."""
+def describe_into(result: Mapping[str, Any], *, host: str = "") -> list[str]:
+    """What a restore into a program did, for people."""
+    size, program = show.size(result.get("bytes", 0)), result.get("program", "")
+    if host:
+        program = f"{program} on {host}"
+    if result.get("dry_run"):
+        return [f"would give {size} of {result.get('path')} to {program}"]
+    lines = [f"{program} took {size} of {result.get('path')} and ended with code 0"]
+    lines[0] += f"; {show.duration(result.get('duration', 0.0))}"
+    return lines + ([f"it said: {result['said']}"] if result.get("said") else [])

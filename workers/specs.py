@@ -23,6 +23,7 @@ from workers.maintenance.prune_spec import PruneSpec
 from workers.maintenance.spec import VerifySpec
 from workers.programs.program import ProgramSpec
 from workers.restore.spec import RestoreSpec
+from workers.restore.within import TargetRefused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
 _SECRET = {"passwords", "fleet_secret", "recovery_password"}
 _FIXED = {"site", "repository", "run", "cache_dir", "state_dir", "limits", *_SECRET}
-_FIXED |= {"within"}  # and where it may write
+_FIXED |= {"within", "into"}  # where it may write, and what it may run
 
 
 def command_for(kind: RunKind) -> list[str]:
@@ -67,6 +68,8 @@ def spec_for(
         _require_known(fleet, request.source)
         spec = restore_spec(fleet, request.source, request.options)
         spec.within = [] if fleet.restore_to is None and agent else _listed(fleet.restore_to)
+        if request.options.get("into"):
+            spec.into = into_spec(fleet, str(request.options["into"]))
         return spec.to_json()
     if request.kind.at_site and agent:
         raise ConfigError(f"an agent does no {request.kind.value}: a server may delete nothing at a site")
@@ -152,16 +155,18 @@ def backup_spec(
 def _stream(source: Source) -> StreamSpec | None:
     if source.command is None:
         return None
-    env = environment(source.env, source.id)
-    return StreamSpec(source.stream_path, ProgramSpec(list(source.command), env, source.timeout))
+    env, secrets = environment(source.env, f"source {source.id}")
+    return StreamSpec(source.stream_path, ProgramSpec(list(source.command), env, source.timeout, secrets))
 
 
 def _hooks(source: Source) -> HooksSpec | None:
     hooks = source.hooks
     if hooks is None:
         return None
-    env = environment(source.env, source.id)
-    return HooksSpec(list(hooks.before or ()), list(hooks.after or ()), env, hooks.timeout, hooks.private_mounts)
+    env, secrets = environment(source.env, f"source {source.id}")
+    return HooksSpec(
+        list(hooks.before or ()), list(hooks.after or ()), env, hooks.timeout, hooks.private_mounts, secrets
+    )
 
 
 def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> RestoreSpec:
@@ -181,6 +186,23 @@ def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Re
         "limits": engine_limits(fleet),
     }
     return RestoreSpec(**given)
+
+
+def into_spec(fleet: Fleet, name: str) -> ProgramSpec:
+    """The program that this machine's own file has under a name, for restores over the queue.
+
+    Reads secrets. Raises TargetRefused, ConfigError.
+    """
+    given = fleet.restore_into.get(name)
+    if given is None:
+        there = ", ".join(fleet.restore_into) or "none"
+        raise TargetRefused(
+            f"{fleet.path} on {socket.gethostname()} lets no restore that comes over the queue run {name!r}; "
+            f"there are: {there}",
+            hint="Add it to `restore_into` of that file, or restore there with --direct",
+        )
+    env, secrets = environment(given.env, f"restore_into.{name}")
+    return ProgramSpec(list(given.command), env, given.timeout, secrets)
 
 
 def verify_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> VerifySpec:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import OperationalError
 
 from shared import topology
-from shared.errors import ConfigError, HoldfastError
+from shared.errors import ConfigError, HoldfastError, RestoreError
 from shared.ledger.errors import LedgerAway
 from shared.ledger.model import UPKEEP, Evidence, RunState, Word, slot_text
 from shared.messaging.bell import ring
@@ -98,6 +98,7 @@ def _about(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease, ru
 def _work(app: Celery, context: WorkerContext, fleet: Fleet, ledger: Ledger, run: Run, lease: Lease) -> Word:
     try:
         _require_here(fleet, run)
+        _require_first(run, lease)
         journal = ledger.journal(run.id)
         spec = specs.spec_for(fleet, run.request, slot=_slot(run), journal=journal, agent=context.agent)
         engine = EngineProcess(specs.command_for(run.request.kind), spec)
@@ -143,6 +144,16 @@ def _require_here(fleet: Fleet, run: Run) -> None:
             f"source {run.request.source} is read {there}, and this run was opened for "
             f"{f'host {run.host}' if run.host else 'a pool'}",
             hint=f"Was it moved? Ask again: holdfast backup {run.request.source}",
+        )
+
+
+def _require_first(run: Run, lease: Lease) -> None:
+    """A program that was given a part of a dump by an attempt before may have kept it. Raises RestoreError."""
+    into = run.request.options.get("into")
+    if into and lease.attempt > 1:
+        raise RestoreError(
+            f"an attempt before this one was broken off, and program {into} may have kept a part of what it got",
+            hint=f"Undo what it has done, then: holdfast runs retry {run.id[:12]}",
         )
 
 

@@ -15,11 +15,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from cli.browse.content import WINDOW_BYTES, Contents
 from cli.browse.names import absolute, shown
 from cli.browse.pax import BLOCK, KINDS, RECORD, header
 from shared.repository.errors import Damaged
 from shared.repository.tree import Node
+from workers.restore.content import WINDOW_BYTES, Contents
 
 Write = Callable[[bytes], object]
 

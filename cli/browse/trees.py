@@ -7,25 +7,17 @@ concerns the whole site (StorageError) is raised.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 from cli.browse.names import absolute, shown
 from shared.repository.errors import Damaged
-from shared.repository.indexcache import Location
 from shared.repository.pack import BlobType
 from shared.repository.tree import Node, decode_tree
+from workers.restore.content import Lookup
 from workers.restore.reading import Reader, Span
 
 AHEAD = 128  # trees read at once at most
 _KEPT_BYTES = 48 << 20  # of trees read ahead or again, undecoded
-
-
-class Lookup(Protocol):
-    """Where blobs lie: the index, with whole packs before damaged ones (`workers.access.WholeFirst`)."""
-
-    def lookup(self, blob_type: BlobType, ids: Sequence[bytes]) -> list[Location | None]:
-        """As IndexCache.lookup."""
 
 
 class Trees:

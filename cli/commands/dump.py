@@ -19,8 +19,8 @@ from shared.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cli.browse.content import Contents
     from shared.repository.tree import Node
+    from workers.restore.content import Contents
 
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")  # control characters no text has, C1 too
 
@@ -45,8 +45,8 @@ def command(app: App, what: str, snapshot: str, before: str | None, archive: str
     Every blob's hash is checked before its bytes are written. With --json what was written is told on stderr.
     Exit code 3: the archive lacks files that could not be read.
     """
-    from cli.browse.content import Contents
     from cli.browse.names import absolute, shown, split_what
+    from workers.restore.content import Contents
 
     source, path = split_what(what, need_path=True)
     at = path or b""

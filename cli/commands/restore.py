@@ -17,7 +17,7 @@ from cli import runs
 from cli.apart import Apart
 from cli.app import App, global_options, pass_app
 from cli.destination import Destination, parse_destination
-from cli.into import restore_into, stream_path
+from cli.into import describe_into, parse_named, split_command
 from cli.when import parse_when
 from shared.errors import UsageError
 
@@ -38,11 +38,16 @@ Examples:
   holdfast restore web1 --to web2:/srv/restore              # on web2, by its own worker
   holdfast restore web1:/etc --in-place --dry-run           # what would change
   holdfast restore db/orders --at 14:05 --direct --into 'pg_restore -d orders_restored'
+  holdfast restore db/orders --into web2:orders_restored    # on web2, into what its file has under that name
   holdfast restore web1 --snapshot 3f9a12cd --to /mnt --verify""",
 )
 @click.argument("what", metavar="SOURCE[:PATH]")
 @click.option("--to", "target", metavar="[HOST:]DIR", help="Where to (else ./restored-SOURCE-TIME).")
-@click.option("--into", metavar="COMMAND", help="One file, into this program's standard input; with --direct.")
+@click.option(
+    "--into",
+    metavar="[HOST:]NAME",
+    help="One file, into a program of the worker's own file; with --direct into this command.",
+)
 @click.option(
     "--snapshot", default="latest", show_default=True, metavar="ID", help="Which; the beginning of an id will do."
 )
@@ -79,7 +84,8 @@ def command(
 
     They are written beside what is there, where the source's worker runs; or on HOST, by its worker, into folders that
     its own file allows. A restore that breaks off goes on when the same command is run again. A stream's file lies
-    right in the folder; with --into a program gets it, without a shell, and ends it: 43 unless that ends with code 0.
+    right in the folder. With --into a program gets it, without a shell, and none gets the half of it for the whole:
+    exit code 43 unless it ends with code 0.
     Exit code 3: some things could not be restored, or some metadata not set.
     """
     source, _, path = what.partition(":")
@@ -95,9 +101,9 @@ def command(
             "--overwrite": overwrite,
         }
         wrong |= {"--in-place": in_place, "--verify": verify}
-        _require_into_alone([name for name, given in wrong.items() if given], direct=direct)
-        return restore_into(app, source, path, into, snapshot=snapshot, before=before, site=site, dry_run=dry_run)
-    to = parse_destination(target) if target is not None else Destination()
+        if others := [name for name, given in wrong.items() if given]:
+            raise UsageError(f"--into and {others[0]} exclude each other")
+    to = _destination(target, into, direct=direct)
     if in_place and target is not None:
         raise UsageError(
             "--in-place and --to exclude each other",
@@ -112,7 +118,15 @@ def command(
     if before and snapshot != "latest":
         raise UsageError("--snapshot and --before exclude each other")
     limit = parse_when(before, datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if before else ""
-    options: dict[str, Any] = {
+    pick = _Pick(source, snapshot, limit, to, in_place, into)
+    if into is not None:
+        options: dict[str, Any] = {
+            "paths": [path] if path else [],
+            "dry_run": dry_run,
+            **({"site": site} if site else {}),
+        }
+        return _direct_into(app, pick, options) if direct else _by_worker(app, pick, options)
+    options = {
         "paths": [path] if path else [],
         "base": os.path.dirname(path) if path and not in_place else "",
         "includes": list(includes),
@@ -124,18 +138,13 @@ def command(
     }
     if site:
         options["site"] = site
-    pick = _Pick(source, snapshot, limit, to, in_place)
     return _direct(app, pick, options) if direct else _by_worker(app, pick, options)
 
 
-def _require_into_alone(others: list[str], *, direct: bool) -> None:
-    if others:
-        raise UsageError(f"--into and {others[0]} exclude each other")
-    if not direct:
-        raise UsageError(
-            "--into runs a program in this process, on this machine, and no worker does that",
-            hint="Add --direct, where the program is to run",
-        )
+def _destination(target: str | None, into: str | None, *, direct: bool) -> Destination:
+    if into is not None and not direct:
+        return Destination(host=parse_named(into)[0])
+    return parse_destination(target) if target is not None else Destination()
 
 
 def _require_here(to: Destination) -> None:
@@ -155,6 +164,7 @@ class _Pick:
     before: str
     to: Destination
     in_place: bool
+    into: str | None = None
 
     def place(self, chosen: Snapshot) -> str:
         """The target, absolute; nothing in place."""
@@ -164,12 +174,16 @@ class _Pick:
 
     def of_stream(self, chosen: Snapshot) -> dict[str, Any]:
         """Where the snapshot is a stream's: its file, right in the target. Raises UsageError."""
+        from workers.restore.choose import stream_path
+
         path = stream_path(chosen)
         if path and self.in_place:
             raise UsageError(
                 f"{self.source} is a program's output, which has no place of its own",
                 hint="--to puts it into a folder, --into into a program",
             )
+        if self.into is not None:
+            return {}  # whoever restores into a program finds it himself
         return {"paths": [path], "base": os.path.dirname(path)} if path else {}
 
 
@@ -201,7 +215,10 @@ def _by_worker(app: App, pick: _Pick, options: dict[str, Any]) -> int:
     fleet, source = app.fleet, pick.source
     executor = pick.to.host or fleet.source(source).host or ""
     chosen = _choose(app, open_source(fleet, source, options.get("site", "")).repository, pick)
-    options |= {"snapshot": chosen.id, "target": pick.place(chosen)}
+    if pick.into is None:
+        options |= {"snapshot": chosen.id, "target": pick.place(chosen)}
+    else:
+        options |= {"snapshot": chosen.id, "into": parse_named(pick.into)[1]}
     if not options["paths"]:
         options |= pick.of_stream(chosen)
     run = runs.follow(app, runs.ring(app, RunKind.RESTORE, source, options, host=pick.to.host), source)
@@ -226,6 +243,23 @@ def _direct(app: App, pick: _Pick, options: dict[str, Any]) -> int:
     return result.exit_code
 
 
+def _direct_into(app: App, pick: _Pick, options: dict[str, Any]) -> int:
+    from shared.config.programs import inherited
+    from workers.access import open_repository
+    from workers.programs.program import ProgramSpec
+    from workers.restore.into import run_into
+    from workers.restore.spec import RestoreSpec
+
+    argv = split_command(pick.into or "")
+    spec = RestoreSpec.from_json(_plan(app, pick, options))
+    repository = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
+    spec.snapshot = _choose(app, repository, pick).id
+    spec.into = ProgramSpec(argv, inherited())
+    result = runs.run_direct(app, pick.source, lambda on_event: run_into(spec, on_event))
+    _report(app, result.to_json())
+    return result.exit_code
+
+
 def _plan(app: App, pick: _Pick, options: dict[str, Any]) -> dict[str, Any]:
     """What the engine is to do, by the configuration. Raises ConfigError, UsageError."""
     from workers.specs import restore_spec
@@ -246,6 +280,8 @@ def _report(app: App, result: Mapping[str, Any], *, host: str = "") -> None:
 
 def describe(result: Mapping[str, Any], *, host: str = "") -> list[str]:
     """What a restore did, for people; ends with how to undo it. `host`: the other machine that it did it on."""
+    if "program" in result:
+        return describe_into(result, host=host)
     dry = bool(result.get("dry_run"))
     done = "would restore" if dry else "restored"
     amount = f"{show.count(result.get('files', 0), 'file')}, {show.size(result.get('bytes', 0))}"

@@ -12,7 +12,7 @@ from shared.config.assembly import Seen
 from shared.config.checks import not_done
 from shared.config.choice import PolicyChoice
 from shared.config.limits import Limits
-from shared.config.models import Defaults, FleetFile, Policy, Prune, Region, Site, Source
+from shared.config.models import Defaults, FleetFile, Into, Policy, Prune, Region, Site, Source
 from shared.config.problems import nearest
 from shared.config.scheduling import Scheduling
 from shared.config.secrets import Secret
@@ -53,6 +53,7 @@ class Fleet:
         self.prune: Prune = file.prune
         self.hosts: tuple[str, ...] = _hosts(file)  # where there is, or may be, a worker of its own
         self.restore_to: tuple[str, ...] | None = file.restore_to
+        self.restore_into: Mapping[str, Into] = file.restore_into  # programs for restores over the queue, by name
         self.limits: Limits = file.limits
         self.secret = file.secret
         self.recovery_password: Secret = file.recovery_password

@@ -179,6 +179,14 @@ class SourceFacts(Named):
     repository: Id | None = None  # None: the source's own id
 
 
+class Into(Model):
+    """A program that restores over the queue may go into."""
+
+    command: Program
+    env: Variables = Field(default_factory=dict)
+    timeout: Duration = 86400.0  # seconds
+
+
 class Hooks(Model):
     """Programs run around a backup."""
 
@@ -274,6 +282,7 @@ class FleetFile(Model):
     restore_to: Annotated[tuple[AbsolutePath, ...], Several] | None = (
         None  # None: see docs/decisions/restore-targets.md
     )
+    restore_into: Annotated[dict[Name, Into], mapping_of("programs by name")] = Field(default_factory=dict)
     defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()
     prune: Annotated[Prune, mapping_of("settings: {grace: 24h, max_unused: 5}")] = Prune()
     exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()

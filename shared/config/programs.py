@@ -1,4 +1,4 @@
-"""The environment of programs that a source names: its command and its hooks."""
+"""Programs that a configuration names: their environment, and what is wrong with one before it ever runs."""
 
 from __future__ import annotations
 
@@ -47,15 +47,20 @@ def inherited() -> dict[str, str]:
     return dict(os.environ)
 
 
-def environment(given: Mapping[str, str | Secret], source: str) -> dict[str, str]:
-    """The whole environment of a source's programs: what is kept of ours, and what is `given`. Reads secrets.
+def environment(given: Mapping[str, str | Secret], whose: str) -> tuple[dict[str, str], list[str]]:
+    """The whole environment of a program, what is kept of ours and what is `given`; and which values are secrets.
 
-    Raises ConfigError.
+    `whose` names it in an error. Raises ConfigError.
     """
     env = {"PATH": _PATH, **{name: os.environ[name] for name in KEPT if os.environ.get(name)}}
+    secrets = []
     for name, value in given.items():
-        env[name] = os.fsdecode(value.read(f"{name} of source {source}")) if isinstance(value, Secret) else value
-    return env
+        if isinstance(value, Secret):
+            env[name] = os.fsdecode(value.read(f"{name} of {whose}"))
+            secrets.append(env[name])
+        else:
+            env[name] = value
+    return env, secrets
 
 
 def hides_failures(argv: Sequence[str]) -> bool:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.browse.archive import Archive
-from cli.browse.content import Contents
 from cli.browse.pax import decimal, header
 from shared.repository.tree import Node
 from tests.support.browsing import Forest, dir_node, file_node
+from workers.restore.content import Contents
 
 
 def read(raw: bytes) -> list[tarfile.TarInfo]:

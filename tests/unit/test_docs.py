@@ -345,6 +345,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`policies.<name>.retention.sites.<site>`": models.Keep,
     "`sources.<id>`": models.Source,
     "`sources.<id>.hooks`": models.Hooks,
+    "`restore_into.<name>`": models.Into,
     "Secrets": Secret,
 }
 

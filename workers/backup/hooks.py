@@ -78,11 +78,11 @@ class Hooks:
         if hooks is None:
             yield results
             return
-        after = ProgramSpec(hooks.after, hooks.env, hooks.timeout) if hooks.after else None
+        after = ProgramSpec(hooks.after, hooks.env, hooks.timeout, hooks.secrets) if hooks.after else None
         self._note(after)
         try:
             if hooks.before:
-                self._before(ProgramSpec(hooks.before, hooks.env, hooks.timeout), heed)
+                self._before(ProgramSpec(hooks.before, hooks.env, hooks.timeout, hooks.secrets), heed)
             yield results
         except BaseException as error:
             if after is not None:
@@ -143,5 +143,5 @@ class Hooks:
             argv, timeout, run = list(said["argv"]), float(said["timeout"]), str(said["run"])
         except (ValueError, KeyError, TypeError):
             return None
-        env = self._hooks.env if self._hooks else {}
-        return (ProgramSpec(argv, env, timeout or RECOVERY_TIMEOUT), run) if argv else None
+        env, secrets = (self._hooks.env, self._hooks.secrets) if self._hooks else ({}, [])
+        return (ProgramSpec(argv, env, timeout or RECOVERY_TIMEOUT, secrets), run) if argv else None

@@ -58,6 +58,7 @@ class HooksSpec:
     env: dict[str, str] = field(default_factory=dict)
     timeout: float = 300.0
     private_mounts: bool = False
+    secrets: list[str] = field(default_factory=list)  # values of `env` that are never told on
 
 
 @dataclass(slots=True)

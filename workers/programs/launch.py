@@ -73,4 +73,5 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    # Not sys.exit: on its way out the interpreter heeds signals no more, and would die of one.
+    os._exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

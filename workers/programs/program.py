@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from shared.errors import HoldfastError
+from shared.observability.masks import MASK, mask_text
 from workers.programs import launch
 
 POLL = 0.2  # seconds between looks at everything
@@ -42,11 +43,12 @@ class ProgramFailed(HoldfastError):
 
 @dataclass(slots=True)
 class ProgramSpec:
-    """What is run. `env` is its whole environment; `timeout` in seconds, 0 is none."""
+    """What is run. `env` is its whole environment; `timeout` in seconds, 0 is none; `secrets` are never told on."""
 
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
     timeout: float = 0.0
+    secrets: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -64,16 +66,13 @@ class Program:
         reads: bool = False,
         writes: bool = False,
         more: Mapping[str, str] | None = None,
-        heard: Callable[[bytes], None] | None = None,
     ) -> None:
         """Start it. `reads`: its input comes by `write`, else it has none. `writes`: its output goes to `read_into`.
 
-        Else that counts as said. `more` is added to its environment; `heard` is told what it says as it says it.
-        Raises ProgramFailed.
+        Else that counts as said. `more` is added to its environment. Raises ProgramFailed.
         """
         env = {**spec.env, **(more or {})}
         self._spec = spec
-        self._heard = heard
         self._said = bytearray()
         self._end = time.monotonic() + spec.timeout if spec.timeout else float("inf")
         if shutil.which(spec.name, path=env.get("PATH", os.defpath)) is None:
@@ -124,8 +123,11 @@ class Program:
 
     @property
     def said(self) -> str:
-        """The last of what it said on standard error, in one line."""
+        """The last of what it said on standard error, in one line, without secrets."""
         text = bytes(self._said).decode(errors="backslashreplace")
+        for secret in self._spec.secrets:
+            text = text.replace(secret, MASK)
+        text = mask_text(text)
         lines = ["".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines()]
         return " / ".join([line[:_LINE_AT_MOST] for line in lines if line][-_LINES:])
 
@@ -213,8 +215,6 @@ class Program:
             if not data:
                 self._err = -1
                 return
-            if self._heard is not None:
-                self._heard(data)
             self._said = (self._said + data)[-_SAID_AT_MOST:]
 
     def _code(self) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import orjson
 
 from shared.errors import RestoreError
@@ -83,6 +85,26 @@ def find_tree(repo: Repository, index: WholeFirst, snapshot: Snapshot, base: byt
             )
         tree = node.subtree
     return tree
+
+
+def find_file(repo: Repository, index: WholeFirst, snapshot: Snapshot, path: bytes) -> Node:
+    """The file at `path` (relative). Raises RestoreError, Damaged."""
+    above, _, name = path.rpartition(b"/")
+    nodes = _nodes(repo, index, snapshot, find_tree(repo, index, snapshot, above), path)
+    node = next((node for node in nodes if node.name == name), None)
+    if node is None or node.type != "file":
+        what = f"what is a {node.type}, and no file, at" if node else "no"
+        raise RestoreError(
+            f"snapshot {snapshot.id[:8]} of {time_string(snapshot.time)} holds {what} /{shown(path)}",
+            hint="`holdfast dump` writes a directory as a tar" if node else "`holdfast find` looks in all snapshots",
+        )
+    return node
+
+
+def stream_path(snapshot: Snapshot) -> str:
+    """The path of the one file that a stream's snapshot holds; empty for others."""
+    paths = snapshot.paths
+    return os.fsdecode(paths[0]) if len(paths) == 1 and paths[0].startswith(b"/stream/") else ""
 
 
 def find_paths(repo: Repository, index: WholeFirst, snapshot: Snapshot) -> list[bytes]:

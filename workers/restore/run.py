@@ -22,14 +22,14 @@ from shared.errors import Interrupted, RestoreError, UsageError
 from shared.repository.absent import absent_packs
 from shared.repository.locks import RepositoryLock
 from shared.repository.pack import Blob
-from shared.repository.repository import VERSION, Repository
-from shared.storage.api import Denied, Permanent, StoreFull
+from shared.repository.repository import Repository
 from workers.access import WholeFirst, is_remote, open_index, open_repository, preload
 from workers.crew import Crew, Task
 from workers.helpers import HelperPool
 from workers.limits import obey
 from workers.restore import helper
 from workers.restore.choose import choose_snapshot, find_paths, find_tree
+from workers.restore.lock import begin_lock
 from workers.restore.places import quoted, shown
 from workers.restore.plan import Plan
 from workers.restore.selection import DROPPED, Selection, relative
@@ -53,7 +53,7 @@ def run_restore(spec: RestoreSpec, on_event: OnEvent) -> RestoreResult:
     what concerns single nodes is in the result instead.
     """
     began = time.monotonic()
-    _stop_at_sigterm()
+    stop_at_sigterm()
     if spec.overwrite not in ("", "always", "if-changed", "if-newer", "never"):
         raise UsageError(f"{spec.overwrite!r} is no overwrite policy", hint="always, if-changed, if-newer or never")
     notes = obey(spec.limits)
@@ -78,7 +78,7 @@ def run_restore(spec: RestoreSpec, on_event: OnEvent) -> RestoreResult:
     return result
 
 
-def _stop_at_sigterm() -> None:
+def stop_at_sigterm() -> None:
     """SIGTERM ends a restore as Ctrl-C does."""
 
     def stop(*_: object) -> None:
@@ -117,8 +117,8 @@ class _Restore:
         result.snapshot, result.source = snapshot.id, snapshot.source
         target = examine(spec, snapshot)
         result.target, result.resumed = shown(os.fsencode(target.path)), target.resumed
-        if not spec.dry_run:
-            self._take_lock(repo)
+        if not spec.dry_run and spec.lock:
+            self._lock = begin_lock(repo, result.notes)
         base = relative(spec.base)
         paths = self._paths(base)
         Selection(paths, spec.includes, spec.excludes)  # an unreadable pattern is told here, before work begins
@@ -150,20 +150,6 @@ class _Restore:
         result.damaged_packs = sorted(pack.hex() for pack in self._damaged)
         self._tick()
         return result
-
-    def _take_lock(self, repo: Repository) -> None:
-        if not self._spec.lock:
-            return
-        if repo.version != VERSION:
-            self.result.notes.append("no lock: the repository's format version is only read")
-            return
-        lock = repo.lock(holder=f"{os.uname().nodename}/holdfast/restore-{os.getpid()}")
-        try:
-            lock.begin()
-        except (Denied, Permanent, StoreFull) as error:
-            self.result.notes.append(f"no lock, as the site can't be written to: {error}")
-        else:
-            self._lock = lock
 
     def _paths(self, base: bytes) -> list[bytes]:
         """What the spec selects by path, relative to where the walk begins."""

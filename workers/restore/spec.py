@@ -13,6 +13,7 @@ from shared.errors import EXIT_INCOMPLETE, EXIT_OK
 from shared.repository.errors import Damaged
 from workers.backup.spec import SiteSpec
 from workers.limits import EngineLimits
+from workers.programs.program import ProgramSpec
 
 # "" refuses a target that holds anything; in place it means if-changed.
 Overwrite = Literal["", "always", "if-changed", "if-newer", "never"]
@@ -33,6 +34,7 @@ class RestoreSpec:
     includes: list[str] = field(default_factory=list)  # gitignore's patterns on paths in the snapshot
     excludes: list[str] = field(default_factory=list)
     target: str = ""
+    into: ProgramSpec | None = None  # in place of a target: one file goes into it, that of `paths` or a stream's
     within: list[str] | None = None  # the folders below which it may write; None: anywhere
     in_place: bool = False  # to where it was; what is replaced is kept in a safety directory
     overwrite: Overwrite = ""
@@ -51,7 +53,9 @@ class RestoreSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RestoreSpec:
         """Read what `to_json` gave. Raises TypeError or KeyError for what is not a spec."""
-        return cls(**{**data, "site": SiteSpec(**data["site"]), "limits": EngineLimits(**data["limits"])})
+        into = ProgramSpec(**data["into"]) if data.get("into") else None
+        parts = {"site": SiteSpec(**data["site"]), "limits": EngineLimits(**data["limits"]), "into": into}
+        return cls(**{**data, **parts})
 
 
 @dataclass(slots=True)
@@ -86,6 +90,32 @@ class RestoreResult:
         if self.damaged_packs:
             return Damaged.exit_code
         return EXIT_INCOMPLETE if self.errors or self.metadata_failed else EXIT_OK
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the pipe."""
+        return {**asdict(self), "exit_code": self.exit_code}
+
+
+@dataclass(slots=True)
+class IntoResult:
+    """What a restore into a program did. Sizes in bytes, times in seconds."""
+
+    source: str
+    snapshot: str
+    time: str  # of the snapshot
+    path: str  # of the file in it
+    program: str  # without its arguments
+    bytes: int = 0  # given to it; of a dry run the file's
+    dry_run: bool = False
+    complete: bool = True  # it took all of the file
+    said: str = ""  # the last of what it said
+    notes: list[str] = field(default_factory=list)
+    duration: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0; 3 where it ended well before it had read all."""
+        return EXIT_OK if self.complete else EXIT_INCOMPLETE
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""

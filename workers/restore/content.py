@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
-from cli.browse.trees import Lookup
 from shared.repository.errors import Damaged
 from shared.repository.indexcache import Location
 from shared.repository.pack import BlobType
@@ -19,6 +19,13 @@ from workers.restore.reading import Reader, Span
 WINDOW_BYTES = 8 << 20  # of a file are read at once, but for a blob that is larger
 _WINDOW_BLOBS = 4096
 _BATCH = 20_000  # blobs looked up at once where only their sizes count
+
+
+class Lookup(Protocol):
+    """Where blobs lie: the index, with whole packs before damaged ones (`workers.access.WholeFirst`)."""
+
+    def lookup(self, blob_type: BlobType, ids: Sequence[bytes]) -> list[Location | None]:
+        """As IndexCache.lookup."""
 
 
 class Contents:
