@@ -12,8 +12,8 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from shared.config.base import Model, Named
 from shared.config.limits import Limits, SiteLimits
-from shared.config.scheduling import PolicyDefaults, Scheduling
 from shared.config.programs import Variables
+from shared.config.scheduling import PolicyDefaults, Scheduling
 from shared.config.secrets import Credentials, FleetSecret, Secret
 from shared.config.selector import Select, Selector
 from shared.config.values import (
