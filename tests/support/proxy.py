@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -51,6 +52,7 @@ class FaultProxy:
         self.accepted = 0  # connections so far
         self.broken = 0  # faults used up so far
         self._faults: list[_Fault] = []
+        self._pause = 0.0
         self._links: set[_Link] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -86,6 +88,10 @@ class FaultProxy:
         """Drop the faults that nobody has come to."""
         with self._lock:
             self._faults.clear()
+
+    def slow_down(self, seconds: float) -> None:
+        """From now on hold back each answer, piece by piece, for so long: a site far away, under load."""
+        self._pause = seconds
 
     def cut_all(self) -> None:
         """Break every connection now."""
@@ -138,6 +144,8 @@ class FaultProxy:
                     sink.sendall(data[: max(0, limit - carried)])
                     link.cut()
                     break
+                if self._pause and not up:
+                    time.sleep(self._pause)
                 sink.sendall(data)
                 carried += len(data)
         except OSError:
