@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import click
@@ -14,8 +16,9 @@ from pydantic import BaseModel
 
 from cli.effective import size
 from cli.main import holdfast
-from shared.config import limits, models, scheduling
+from shared.config import limits, models, preset, scheduling
 from shared.config.loader import load_text
+from shared.config.programs import KEPT
 from shared.config.secrets import Secret
 from shared.messaging import events
 from shared.repository import (
@@ -38,6 +41,7 @@ from shared.repository.repository import VERSION
 from shared.repository.snapshot import Snapshot, encode_snapshot, make_tags
 from shared.storage.durable import TEMPORARY_PREFIX
 from workers.backup.engine import known, treecache
+from workers.backup.hooks import Hooks
 from workers.maintenance import treecheck
 
 ROOT = Path(__file__).parents[2]
@@ -408,6 +412,51 @@ def test_the_example_is_a_configuration() -> None:
     assert example is not None
     loaded = load_text(example.group(1), "/etc/holdfast/holdfast.yaml")
     assert (list(loaded.sites), list(loaded.sources)) == (["fra"], ["web1", "db/orders"])
+
+
+# -- docs/databases.md ------------------------------------------------------------------------------
+
+DATABASES = (ROOT / "docs/databases.md").read_text()
+
+
+def test_every_preset_is_documented() -> None:
+    """Each that is built in, with its options, those that are required apart, its file, and how it comes back."""
+    rows = {
+        codes(row[0])[0]: row for row in table(DATABASES, "preset", "options (*required*)", "file", "it comes back by")
+    }
+    assert sorted(rows) == sorted(name.removesuffix(".yaml") for name in os.listdir(preset.BUILT_IN))
+    for name, row in rows.items():
+        one = preset.load(os.path.join(preset.BUILT_IN, f"{name}.yaml"))
+        assert codes(row[1]) == list(one.options), name
+        assert re.findall(r"\*`(\w+)`\*", row[1]) == [key for key, option in one.options.items() if option.required], (
+            name
+        )
+        assert [codes(row[2])[0], codes(row[3])[0]] == [one.filename, one.restore], name
+    told = [name for row in table(DATABASES, "preset", "what it needs, and what it is") for name in codes(row[0])]
+    assert sorted(told) == sorted(rows)
+
+
+def test_the_variables_of_programs_are_documented() -> None:
+    """What is kept of the worker's environment; what hooks are told."""
+    kept = re.search(r"Its environment is (.*?) of the worker", DATABASES)
+    assert kept is not None
+    assert codes(kept.group(1)) == list(KEPT)
+    told = [codes(row[0])[0] for row in table(DATABASES, "variable", "what")]
+    spec = SimpleNamespace(source="s", kind="full", hooks=None, state_dir="/s", cache_dir="", repository="r")
+    assert told == list(Hooks(spec)._variables("r", ""))  # type: ignore[arg-type] # of a spec it needs no more
+
+
+def test_the_examples_of_sources_are_sources(tmp_path: Path) -> None:
+    """Each block of the page loads: sources, and a preset of one's own."""
+    blocks = re.findall(r"```yaml\n(.*?)```", DATABASES, re.DOTALL)
+    top = "secret: {file: s}\nrecovery_password: {file: r}\nsites: {a: {url: /srv/a}}\n"
+    for block in blocks:
+        if block.startswith("sources:"):
+            assert load_text(top + block, "/etc/holdfast/holdfast.yaml").sources
+        else:
+            file = tmp_path / "one.yaml"
+            file.write_text(block)
+            assert preset.load(str(file)).options
 
 
 # -- docs/sites.md, README.md, docs/architecture.md -------------------------------------------------
