@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cli.runs import is_here
 from shared.errors import ConfigError
 from shared.observability.masks import mask_text
 from shared.retention import span
@@ -130,9 +131,20 @@ def warnings(fleet: Fleet) -> Iterator[str]:
         ("recovery_password", fleet.recovery_password),
         *((f"sites.{name}.credentials", site.credentials) for name, site in fleet.sites.items() if site.credentials),
     ]
+    for key, variables in _variables(fleet):
+        references += [(f"{key}.{name}", one) for name, one in variables.items() if not isinstance(one, str)]
     for key, reference in references:
         if reference.file is not None and (reason := _wrong_file(reference.file)):
             yield f"{key}: {reason}"
+
+
+def _variables(fleet: Fleet) -> Iterator[tuple[str, Mapping[str, str | Secret]]]:
+    """The environments of programs that run on this machine, by their keys."""
+    for name, source in fleet.sources.items():
+        if not source.host or is_here(source.host):
+            yield f"sources.{name}.env", source.env
+    for name, into in fleet.restore_into.items():
+        yield f"restore_into.{name}.env", into.env
 
 
 def size(count: int) -> str:

@@ -18,6 +18,8 @@ HoldfastError                     1  something failed that has no class of its o
 │   ├── Permanent                34  the store refuses, and would again
 │   └── StoreFull                35  no space, or over quota
 ├── BackupError                  40  workers.backup
+│   └── HookFailed               44  a program around a backup
+├── ProgramFailed                43  a source's command, or what a restore goes into
 ├── RestoreError                 50  workers.restore
 │   └── TargetRefused            51  the machine's own file does not let a restore write there
 ├── LedgerError                  60  shared.ledger

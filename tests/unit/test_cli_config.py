@@ -90,6 +90,19 @@ def test_warnings_tell_what_may_not_be_meant(capsys: pytest.CaptureFixture[str])
     assert "is open to others (mode 0644)" in run(capsys, "config", "check")
 
 
+def test_secrets_of_programs_are_looked_for_where_they_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of sources that are read here, and of programs for restores; another host's are its own business."""
+    put(
+        "secret: {file: recovery.password}\nrecovery_password: {file: recovery.password}\nsites: {a: {url: ./a}}\n"
+        "policies: {all: {full: 1d}}\nrestore_into: {db: {command: [x], env: {A: {file: none}, B: text}}}\n"
+        "sources: {x: {command: [x], env: {A: {file: none}}}, y: {host: far, command: [y], env: {A: {file: none}}}}\n"
+    )
+    warnings = ask(capsys, "config", "check")["warnings"]
+    assert [line.partition(": ")[0] for line in warnings] == ["sources.x.env.A", "restore_into.db.env.A"]
+    shown = ask(capsys, "config", "show")
+    assert shown["restore_into"]["db"]["env"] == {"A": {"file": str(Path("none").absolute())}, "B": "***"}
+
+
 def test_all_problems_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     """Also beyond the twenty that another command would show; exit code 10."""
     put(TEXT + "".join(f"  s{number}: {{pahts: /x}}\n" for number in range(30)))
