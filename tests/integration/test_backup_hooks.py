@@ -115,6 +115,16 @@ def test_a_failing_after_makes_the_run_incomplete_and_is_tried_again(hooked: Hoo
     assert hooked.ran == ["before full", "after full succeeded", "after incremental killed", *kept]
 
 
+def test_an_after_that_hangs_is_killed_and_tried_again(hooked: Hooked) -> None:
+    """It does not hold the run up for ever, and what it did not undo the next one does."""
+    hooked.after, hooked.timeout = f"test -e {hooked.base}/repaired || sleep 600", 2.0
+    result = hooked.backup()
+    assert (result.complete, "sh was not done after 2 s and was killed" in result.problems[0]) == (False, True)
+    (hooked.base / "repaired").touch()
+    assert hooked.backup().complete
+    assert hooked.ran[2:] == ["after incremental killed", "before incremental", "after incremental succeeded"]
+
+
 def test_a_backup_that_fails_is_undone(hooked: Hooked) -> None:
     """And what fails in undoing it is told with it."""
     hooked.before, hooked.after = f"rm {hooked.shop.repository}/locks/*", "exit 9"

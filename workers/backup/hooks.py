@@ -59,6 +59,8 @@ class Hooks:
         sync_directory(os.path.dirname(self._path))
         if (left := self._left()) is not None:
             self._after(*left, KILLED)
+        if self._hooks is None:
+            self.end()  # there is nothing to undo for others either
 
     def end(self) -> None:
         """Give the note's lock back."""

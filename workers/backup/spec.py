@@ -55,10 +55,10 @@ class HooksSpec:
 
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
     timeout: float = 300.0
     private_mounts: bool = False
-    secrets: list[str] = field(default_factory=list)  # values of `env` that are never told on
+    secrets: list[str] = field(default_factory=list, repr=False)  # values of `env` that are never told on
 
 
 @dataclass(slots=True)

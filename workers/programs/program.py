@@ -46,9 +46,9 @@ class ProgramSpec:
     """What is run. `env` is its whole environment; `timeout` in seconds, 0 is none; `secrets` are never told on."""
 
     argv: list[str]
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
     timeout: float = 0.0
-    secrets: list[str] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list, repr=False)
 
     @property
     def name(self) -> str:
