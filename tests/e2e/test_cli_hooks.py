@@ -56,7 +56,7 @@ def test_an_after_that_fails_leaves_the_snapshot_and_says_so(shop: Shop) -> None
 def test_what_hooks_are_is_shown_without_arguments(shop: Shop) -> None:
     """They may hold what is nobody's business."""
     put_hooks(shop, "echo swordfish", "true", timeout="90s", private_mounts=True)
-    shown = shop.ask("config", "show", "--source", "data")["data"]
+    shown = shop.ask("config", "show", "--source", "data")["sources"]["data"]
     assert shown["hooks"] == {
         "before": "sh (and 2 arguments, not shown)",
         "after": "sh (and 2 arguments, not shown)",
