@@ -44,6 +44,16 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def stop_at_sigterm() -> None:
+    """Let SIGTERM end this process's work as Ctrl-C does: by KeyboardInterrupt."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
+
+
 class Careful:
     """Changes a repository under a lock. `heed` raises where the work is to stop. For one thread."""
 

@@ -20,6 +20,7 @@ from workers.engine_process import module_command
 from workers.limits import EngineLimits
 from workers.maintenance.forget_spec import ForgetSpec
 from workers.maintenance.prune_spec import PruneSpec
+from workers.maintenance.restore_test_spec import RestoreTestSpec
 from workers.maintenance.spec import VerifySpec
 from workers.programs.program import ProgramSpec
 from workers.restore.spec import RestoreSpec
@@ -38,6 +39,7 @@ ENGINES = {
     RunKind.VERIFY: "workers.maintenance",
     RunKind.FORGET: "workers.maintenance.forget_process",
     RunKind.PRUNE: "workers.maintenance.prune_process",
+    RunKind.RESTORE_TEST: "workers.maintenance.restore_test_process",
 }
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
@@ -72,11 +74,14 @@ def spec_for(
             spec.into = into_spec(fleet, str(request.options["into"]))
         return spec.to_json()
     if request.kind.at_site and agent:
-        raise ConfigError(f"an agent does no {request.kind.value}: a server may delete nothing at a site")
+        why = "a server may delete nothing at a site" if request.kind.deletes else "workers of the pools do it"
+        raise ConfigError(f"an agent does no {request.kind.value}: {why}")
     if request.kind is RunKind.FORGET:
         return forget_spec(fleet, request.source, request.options, run=request.id).to_json()
     if request.kind is RunKind.PRUNE:
         return prune_spec(fleet, request.source, request.options, run=request.id).to_json()
+    if request.kind is RunKind.RESTORE_TEST:
+        return restore_test_spec(fleet, request.source, request.options, run=request.id).to_json()
     return verify_spec(fleet, request.source, request.options).to_json()
 
 
@@ -296,6 +301,25 @@ def prune_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run:
         limits=engine_limits(fleet),
         config=fleet.path,
         epoch=[now.epoch.number, now.epoch.claimant],
+    )
+
+
+def restore_test_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run: str) -> RestoreTestSpec:
+    """One restore test of a source, from its primary or the site that `options` name. Raises ConfigError."""
+    site = str(options.get("site") or topology.current(fleet).primary(source))
+    repository = fleet.repository_of(source)
+    given: dict[str, Any] = _allowed(options, {"site", "snapshot", "files", "size", "whole"}, "restore test")
+    return RestoreTestSpec(
+        **given,
+        site=site_spec(fleet, site),
+        repository=repository,
+        source=source,
+        run=run,
+        passwords=passwords(fleet, repository),
+        helpers=fleet.defaults.read_concurrency,
+        limits=engine_limits(fleet),
+        cache_dir=fleet.cache_dir,
+        state_dir=fleet.state_dir,
     )
 
 

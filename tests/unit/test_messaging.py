@@ -91,9 +91,9 @@ def test_a_run_is_rung_where_its_source_can_be_read(tmp_path: os.PathLike[str]) 
     assert {queue_of(kind, on_db1) for kind in others} == {"host.db1"}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in RunKind if kind.deletes])
-def test_what_deletes_is_rung_for_workers_of_the_unnamed_pool(tmp_path: os.PathLike[str], kind: RunKind) -> None:
-    """Wherever its source is read: a server's own agent may delete nothing, and does none of it."""
+@pytest.mark.parametrize("kind", [kind for kind in RunKind if kind.at_site])
+def test_what_needs_the_site_alone_is_for_the_unnamed_pool(tmp_path: os.PathLike[str], kind: RunKind) -> None:
+    """Wherever its source is read: it lies with the pools, and an agent does none of it."""
     small = SmallFleet(str(tmp_path))
     source = small.fleet.source("web1")
     for more in ({"host": "db1"}, {"pool": "nas"}, {}):
@@ -102,6 +102,23 @@ def test_what_deletes_is_rung_for_workers_of_the_unnamed_pool(tmp_path: os.PathL
     run = RunRequest("0" * 32, kind, "web1")
     with pytest.raises(ConfigError, match=f"an agent does no {kind.value}"):
         specs.spec_for(small.fleet, run, agent=True)
+
+
+def test_a_restore_test_neither_backs_up_nor_deletes() -> None:
+    """Nor does its lock bear its id: nothing of it is to be cleared away by others."""
+    kind = RunKind.RESTORE_TEST
+    assert (kind.value, kind.at_site) == ("restore-test", True)
+    assert (kind.is_backup, kind.deletes, kind.locks_by_id) == (False, False, False)
+
+
+def test_a_restore_test_is_as_its_run_says(tmp_path: os.PathLike[str]) -> None:
+    """A run's id draws the files; options say how many, from where, or all; where it writes they can't say."""
+    small = SmallFleet(str(tmp_path))
+    made = specs.restore_test_spec(small.fleet, "web1", {"files": 7, "whole": True}, run="f" * 32)
+    assert (made.run, made.source, made.files, made.size, made.whole) == ("f" * 32, "web1", 7, 1 << 30, True)
+    assert (made.snapshot, made.cache_dir) == ("latest", small.fleet.cache_dir)
+    with pytest.raises(ConfigError, match="a restore test has no option 'cache_dir'"):
+        specs.restore_test_spec(small.fleet, "web1", {"cache_dir": "/tmp"}, run="f" * 32)
 
 
 def test_a_prune_is_as_the_configuration_says(tmp_path: os.PathLike[str]) -> None:

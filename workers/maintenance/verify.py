@@ -11,9 +11,7 @@ paths that can't be restored whole for it. Stricter than `restic check`, see tre
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -26,6 +24,7 @@ from shared.repository.repository import VERSION, Repository
 from shared.repository.tree import Node, decode_tree
 from shared.storage.api import Denied, MissingObject, ObjectInfo, Permanent, StoreFull
 from workers.access import is_remote, open_repository, preload
+from workers.careful import stop_at_sigterm
 from workers.crew import Crew, Task
 from workers.helpers import HelperPool
 from workers.limits import obey
@@ -49,7 +48,7 @@ def run_verify(spec: VerifySpec, on_event: OnEvent) -> VerifyReport:
     inside the repository is in the report instead.
     """
     began = time.monotonic()
-    _stop_at_sigterm()
+    stop_at_sigterm()
     notes = obey(spec.limits)
     preload(spec.site)
     count = spec.helpers or len(os.sched_getaffinity(0)) * (2 if is_remote(spec.site) else 1)
@@ -68,16 +67,6 @@ def run_verify(spec: VerifySpec, on_event: OnEvent) -> VerifyReport:
     report.notes += notes
     report.duration = time.monotonic() - began
     return report
-
-
-def _stop_at_sigterm() -> None:
-    """SIGTERM ends a verification as Ctrl-C does."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, stop)
 
 
 class _Verify:

@@ -10,9 +10,7 @@ there is whole, and the same restore run again goes on from it.
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -24,6 +22,7 @@ from shared.repository.locks import RepositoryLock
 from shared.repository.pack import Blob
 from shared.repository.repository import Repository
 from workers.access import WholeFirst, is_remote, open_index, open_repository, preload
+from workers.careful import stop_at_sigterm
 from workers.crew import Crew, Task
 from workers.helpers import HelperPool
 from workers.limits import obey
@@ -76,16 +75,6 @@ def run_restore(spec: RestoreSpec, on_event: OnEvent) -> RestoreResult:
     result.notes += notes
     result.duration = time.monotonic() - began
     return result
-
-
-def stop_at_sigterm() -> None:
-    """SIGTERM ends a restore as Ctrl-C does."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, stop)
 
 
 class _Restore:
@@ -223,7 +212,9 @@ class _Restore:
         if spec.verify:
             self._phase = "verify"
             self._bytes = self._done = 0
+            began = time.monotonic()
             self._stage(plan.checking())
+            self.result.verify_duration = time.monotonic() - began
         target.complete()
 
     def _filling(self) -> Iterator[Task]:

@@ -83,6 +83,7 @@ class RestoreResult:
     undo_hint: str = ""  # a command line for a shell that brings back what lies in all of them
     notes: list[str] = field(default_factory=list)
     duration: float = 0.0
+    verify_duration: float = 0.0  # of `duration`: reading again
 
     @property
     def exit_code(self) -> int:

@@ -268,7 +268,7 @@ class Walker:
             batch.problems.append((join(path, node.name), f"its node says {node.size} bytes, its content has {size}"))
         if status != SAME:
             batch.counts[1] += size
-            batch.counts[4] += _space(size, length)
+            batch.counts[4] += disk_space(size, length)
         single = (node.name, meta, size, status == SAME, offset, length, uncompressed, node.content[0])
         return (pack, offset >> WINDOW_BITS), single
 
@@ -294,7 +294,7 @@ class Walker:
             size = uncompressed or length - 32
             windows.setdefault((pack, offset >> WINDOW_BITS), []).append((at, offset, length, uncompressed, blob))
             at += size
-            space += _space(size, length)
+            space += disk_space(size, length)
         if at != node.size:
             batch.problems.append((join(path, node.name), f"its node says {node.size} bytes, its content has {at}"))
         if status != SAME:
@@ -303,7 +303,8 @@ class Walker:
         return path, node.name, meta, at, status == SAME, list(windows.items())
 
 
-def _space(size: int, length: int) -> int:
+def disk_space(size: int, length: int) -> int:
+    """What `size` bytes of content, of which `length` are stored, take on a disk that keeps holes."""
     return size if size < HOLE_RATIO * length else 0
 
 
