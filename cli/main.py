@@ -39,6 +39,7 @@ COMMANDS = {
     "diff": "Show what differs between two snapshots.",
     "dump": "Write a file, or a directory as tar, to stdout.",
     "verify": "Check that what is stored can be restored.",
+    "restore-test": "Restore a sample to a scratch folder, compare and time it.",
     "retention": "Show which snapshots stay, which go, and why.",
     "hold": "Hold snapshots, so that nothing forgets them.",
     "forget": "Forget snapshots that no rule keeps.",
@@ -70,9 +71,9 @@ class LazyGroup(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"cli.commands.{cmd_name}").command
+        command = importlib.import_module(f"cli.commands.{cmd_name.replace('-', '_')}").command
         if not isinstance(command, click.Command):
-            raise TypeError(f"cli.commands.{cmd_name}.command is no command")
+            raise TypeError(f"the command of {cmd_name} is none")
         return command
 
     def resolve_command(

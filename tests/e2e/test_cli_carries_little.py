@@ -25,6 +25,7 @@ print(code, *sorted({"pydantic", "yaml", "celery", "kombu", "redis", "minio", "s
         ("backup", "data", "--direct"),
         ("restore", "data", "--direct"),
         ("verify", "data", "--direct"),
+        ("restore-test", "data", "--direct"),
     ],
     ids=lambda arguments: arguments[0],
 )

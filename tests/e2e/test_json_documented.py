@@ -136,4 +136,4 @@ def test_the_result_of_a_run_is_as_of_its_command(samples: Samples) -> None:
     for kind, result in found:
         compared.look(shapes.get(kind, kind), result, kind)
     assert sorted(compared.wrong) == []
-    assert {kind for kind, _ in found} >= {"backup-incremental", "restore", "verify", "forget"}
+    assert {kind for kind, _ in found} >= {"backup-incremental", "restore", "verify", "forget", "restore-test"}

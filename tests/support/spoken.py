@@ -100,6 +100,7 @@ class Speaker:
         into = ["--direct", "--into", "dd of=/dev/null status=none"]
         self.ask("restore --into", "restore", f"data:{data}/sub/new", *into)
         self.ask("verify", "verify", "data", "--direct", "--data")
+        self.ask("restore-test", "restore-test", "data", "--direct", "--whole")
 
     def retention(self) -> None:
         """What stays, what is held, what is forgotten."""
@@ -161,6 +162,7 @@ class Speaker:
             ask("backup", "backup", "data", "--follow")
             ask("restore", "restore", "data", "--to", "out-2")
             ask("verify", "verify", "data")
+            ask("restore-test", "restore-test", "data", "--files", "1")
             ask("forget", "forget", "data")
             ask("prune", "prune", "data")
             ask("runs list", "runs", "list")
@@ -207,3 +209,4 @@ class Speaker:
         largest.write_bytes(raw)
         self.ask("verify", "verify", "data", "--direct", "--data", code=24)
         self.ask("restore", "restore", "data", "--direct", "--to", "out-3", code=24)
+        self.ask("restore-test", "restore-test", "data", "--direct", "--whole", code=24)

@@ -84,7 +84,7 @@ def test_bash_takes_the_script(tmp_path: Path) -> None:
     asking = f"{script}\nCOMP_WORDS=(holdfast rest); COMP_CWORD=1; _holdfast_completion {tmp_path}/holdfast"
     asking += "; echo ${COMPREPLY[@]}"
     done = subprocess.run(["bash", "-c", asking], env=environment(), capture_output=True, text=True, check=True)
-    assert sorted(done.stdout.split()) == ["restic", "restore"]
+    assert sorted(done.stdout.split()) == ["restic", "restore", "restore-test"]
 
 
 def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_commands_import_nothing_heavy_until_they_run() -> None:
     code = (
         "import importlib, sys\n"
         "from cli.main import COMMANDS\n"
-        "for name in COMMANDS: importlib.import_module('cli.commands.' + name)\n"
+        "for name in COMMANDS: importlib.import_module('cli.commands.' + name.replace('-', '_'))\n"
         f"print(*{HEAVY | {'pydantic', 'workers'}!r} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -78,7 +78,7 @@ def test_commands_import_nothing_heavy_until_they_run() -> None:
 def test_every_command_has_help_with_examples(name: str) -> None:
     """Each shows how it is used, takes the global options, and its line in the overview is its own first line."""
     done = CliRunner().invoke(frame.holdfast, [name, "--help"])
-    command = importlib.import_module(f"cli.commands.{name}").command
+    command = importlib.import_module(f"cli.commands.{name.replace('-', '_')}").command
     assert done.exit_code == 0
     assert f"holdfast {name}" in done.output.partition("Examples:")[2] or name == "up"
     assert [one for one in ("--json", "--config", "--quiet", "--no-color") if one not in done.output] == []
@@ -87,7 +87,7 @@ def test_every_command_has_help_with_examples(name: str) -> None:
 
 def test_every_module_of_a_command_is_listed() -> None:
     """One module per command, and none that cannot be reached."""
-    modules = {path.stem for path in (ROOT / "cli/commands").glob("*.py")} - {"__init__"}
+    modules = {path.stem.replace("_", "-") for path in (ROOT / "cli/commands").glob("[!_]*.py")}
     assert modules == set(frame.COMMANDS)
 
 

@@ -182,7 +182,11 @@ class _Helper:
     def _check(self, path: bytes, name: bytes, size: int, parts: Iterable[tuple[int, int, bytes]]) -> None:
         assert self._places is not None  # noqa: S101 -- `target` comes first
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        fd = os.open(name, flags, dir_fd=self._places.get(path, create=False))
+        dir_fd = self._places.get(path, create=False)
+        try:
+            fd = os.open(name, flags, dir_fd=dir_fd)
+        except PermissionError:
+            fd = _open_closed(dir_fd, name, flags)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_size != size:
@@ -292,6 +296,20 @@ def _try(failures: list[Failure], path: bytes, name: bytes, work: Callable[..., 
     except _NODE_ERRORS as error:
         failures.append(_failure(path, name, error))
         return 0
+
+
+def _open_closed(dir_fd: int, name: bytes, flags: int) -> int:
+    """Open a file of our own whose mode forbids it, as that of some passwords' files does. Raises OSError."""
+    held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        place, mode = f"/proc/self/fd/{held}", stat.S_IMODE(os.fstat(held).st_mode)
+        os.chmod(place, mode | stat.S_IRUSR)
+        try:
+            return os.open(place, flags & ~os.O_NOFOLLOW)
+        finally:
+            os.chmod(place, mode)
+    finally:
+        os.close(held)
 
 
 def _failure(path: bytes, name: bytes, error: Exception) -> Failure:
