@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,14 +41,14 @@ def command(app: App, source: str, files: int | None, whole: bool, snapshot: str
     options = {name: value for name, value in given.items() if value}
     if direct:
         report = _direct(app, source, options)
-        app.result(report, *describe(report, time.time()))
+        app.result(report, *describe(report))
         code: int = report["exit_code"]
         return code
     from shared.ledger.model import RunKind
 
     app.fleet.source(source)
     run = runs.follow(app, runs.ring(app, RunKind.RESTORE_TEST, source, options), source)
-    app.result(dict(run.result), *describe(run.result, time.time()))
+    app.result(dict(run.result), *describe(run.result))
     return runs.exit_code_of(run)
 
 
@@ -71,7 +70,7 @@ def _plan(app: App, source: str, options: dict[str, Any]) -> dict[str, Any]:
     return restore_test_spec(app.fleet, source, options, run=new_run_id()).to_json()
 
 
-def describe(report: Mapping[str, Any], now: float) -> list[str]:
+def describe(report: Mapping[str, Any]) -> list[str]:
     """What came back, for people: the worst first, the verdict last."""
     lines = [f"note: {note}" for note in report.get("notes", [])]
     problems = report.get("problems", [])[:_PROBLEMS_SHOWN]
@@ -80,10 +79,10 @@ def describe(report: Mapping[str, Any], now: float) -> list[str]:
     if errors > len(problems):
         lines.append(f"and {show.count(errors - len(problems), 'more problem')}")
     files, took = report.get("files", 0), report.get("duration", 0.0)
-    taken = parse_time(report["snapshot_time"]) / 1e9 if report.get("snapshot_time") else now
+    as_of = show.moment(parse_time(report["snapshot_time"]) / 1e9)
     lines.append(
         f"restored {files:,} of {show.count(report.get('files_total', 0), 'file')}, {show.size(size)}, of "
-        f"{report.get('source')} at {report.get('site')} as it was {show.moment(taken)}, {show.ago(taken, now)}"
+        f"{report.get('source')} at {report.get('site')} as it was {as_of}"
     )
     if files:
         lines.append(f"in {show.duration(took)}, {show.rate(size, took)}{_all_of_it(report)}")

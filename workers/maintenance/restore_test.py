@@ -63,15 +63,14 @@ class _Test:
     def run(self) -> None:
         spec, report = self._spec, self._report
         self._draw()
-        if not report.files_total:
-            report.notes.append("the snapshot holds no files")
-        elif spec.whole or self._drawn:
+        if (spec.whole and report.files_total) or self._drawn:
             nodes = report.files_total if spec.whole else len(self._drawn)
             require_space(self._folder, self._space if spec.whole else sum(one.space for one in self._drawn), nodes)
             self._take(run_restore(self._restore_spec(), self._on_event))
             self._compare()
         else:
             self._tell_problems(frozenset())
+            report.notes += [] if report.errors else ["the snapshot holds no files"]
 
     def _draw(self) -> None:
         report = self._report

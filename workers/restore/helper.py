@@ -7,6 +7,7 @@ going on pointless (no space, a site that is away) is answered with ("fatal", ex
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import marshal
 import os
@@ -167,26 +168,29 @@ class _Helper:
                     failures.append((path, _reason(error)))
         return self._answer(done, failures)
 
-    def check(self, chunks: list[bytes], pieces: list[Any]) -> Any:
-        """Read again what was restored and compare it with the ids of its blobs. Answers files and bytes read."""
+    def check(self, chunks: list[bytes], pieces: list[Any], told: bool) -> Any:
+        """Read again what was restored and compare it with the ids of its blobs.
+
+        `told`: some files could not be made, which was told: those that are missing are not told a second time.
+        """
         failures: list[Failure] = []
         done = 0
         for chunk in chunks:
             for path, records in marshal.loads(chunk):  # noqa: S302 -- made by another helper of this run
                 for name, _, size, _, _, _, _, blob in records:
-                    done += _try(failures, path, name, self._check, path, name, size, [(0, size, blob)])
+                    done += _try(failures, path, name, self._check, path, name, size, [(0, size, blob)], told)
         for path, name, size, parts in pieces:
-            done += _try(failures, path, name, self._check, path, name, size, parts)
+            done += _try(failures, path, name, self._check, path, name, size, parts, told)
         return self._answer(done, failures)
 
-    def _check(self, path: bytes, name: bytes, size: int, parts: Iterable[tuple[int, int, bytes]]) -> None:
+    def _check(self, path: bytes, name: bytes, size: int, parts: Iterable[tuple[int, int, bytes]], told: bool) -> bool:
         assert self._places is not None  # noqa: S101 -- `target` comes first
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        dir_fd = self._places.get(path, create=False)
         try:
-            fd = os.open(name, flags, dir_fd=dir_fd)
-        except PermissionError:
-            fd = _open_closed(dir_fd, name, flags)
+            fd = _open_to_read(self._places.get(path, create=False), name)
+        except FileNotFoundError:
+            if told:
+                return False
+            raise
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_size != size:
@@ -196,6 +200,7 @@ class _Helper:
                     raise InTheWay(f"verification: what was written is not what was read ({length} bytes at {offset})")
         finally:
             os.close(fd)
+        return True
 
     def _ready(self) -> Writer:
         assert self._writer is not None  # noqa: S101 -- `target` comes first
@@ -298,14 +303,17 @@ def _try(failures: list[Failure], path: bytes, name: bytes, work: Callable[..., 
         return 0
 
 
-def _open_closed(dir_fd: int, name: bytes, flags: int) -> int:
-    """Open a file of our own whose mode forbids it, as that of some passwords' files does. Raises OSError."""
+def _open_to_read(dir_fd: int, name: bytes) -> int:
+    """Open a file, also one of our own whose mode forbids it, as /etc/shadow's may. Raises OSError."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    with contextlib.suppress(PermissionError):
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=dir_fd)
     held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         place, mode = f"/proc/self/fd/{held}", stat.S_IMODE(os.fstat(held).st_mode)
         os.chmod(place, mode | stat.S_IRUSR)
         try:
-            return os.open(place, flags & ~os.O_NOFOLLOW)
+            return os.open(place, flags)
         finally:
             os.chmod(place, mode)
     finally:

@@ -213,7 +213,8 @@ class _Restore:
             self._phase = "verify"
             self._bytes = self._done = 0
             began = time.monotonic()
-            self._stage(plan.checking())
+            told = self.result.errors > 0
+            self._stage((*task, told) for task in plan.checking())
             self.result.verify_duration = time.monotonic() - began
         target.complete()
 
