@@ -13,7 +13,7 @@ from cli.apart import Apart
 from cli.app import App, global_options, pass_app
 from shared.repository.gojson import parse_time
 
-_PROBLEMS_SHOWN = 20
+_PROBLEMS_SHOWN, _PACKS_SHOWN = 20, 10
 
 
 @click.command(
@@ -87,7 +87,9 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     if files:
         lines.append(f"in {show.duration(took)}, {show.rate(size, took)}{_all_of_it(report)}")
     packs = report.get("damaged_packs", [])
-    lines += [f"damaged pack {pack}" for pack in packs]
+    lines += [f"damaged pack {pack}" for pack in packs[:_PACKS_SHOWN]]
+    if len(packs) > _PACKS_SHOWN:
+        lines.append(f"and {show.count(len(packs) - _PACKS_SHOWN, 'more pack')}")
     if packs or report.get("damaged_snapshots"):
         lines.append(f"DAMAGED: {show.count(errors, 'error')}; see `holdfast verify {report.get('source')} --data`")
     elif errors:
@@ -98,8 +100,8 @@ def describe(report: Mapping[str, Any]) -> list[str]:
 
 
 def _all_of_it(report: Mapping[str, Any]) -> str:
-    """How long the whole source would take."""
+    """How long the whole source would take: in a sample, opening and looking around weigh more."""
     rate, total = report.get("rate", 0.0), report.get("bytes_total", 0)
     if report.get("whole") or rate <= 0 or total <= report.get("bytes", 0):
         return ""
-    return f"; at this rate all of it, {show.size(total)}, takes {show.duration(total / rate)}"
+    return f"; at this rate all of it, {show.size(total)}, takes at most about {show.duration(total / rate)}"

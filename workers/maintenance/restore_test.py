@@ -88,8 +88,7 @@ class _Test:
                 _, report.snapshot, report.snapshot_time, unreadable, notes = answer
                 report.notes += notes
                 for name, message in unreadable:
-                    report.damaged_snapshots.append(name)
-                    report.add(f"snapshots/{name}", message)
+                    report.add_snapshot(name, message)
 
             def walked(answer: Any) -> None:
                 nonlocal said, more
@@ -100,7 +99,7 @@ class _Test:
                 _, files, totals, self._errors, self._problems, packs = answer
                 self._drawn = [Candidate(*one) for one in files]
                 report.files_total, report.bytes_total, self._space = totals
-                report.damaged_packs = [pack.hex() for pack in packs]
+                report.add_packs(pack.hex() for pack in packs)
 
             crew = Crew(pool, tick)
             holder = f"{os.uname().nodename}/holdfast/restore-test-{os.getpid()}"
@@ -134,7 +133,7 @@ class _Test:
         report.files, report.bytes, report.verified = result.files, result.bytes, result.verified
         report.duration = result.duration - result.verify_duration
         report.rate = report.bytes / report.duration if report.duration > 0 else 0.0
-        report.damaged_packs = sorted({*report.damaged_packs, *result.damaged_packs})
+        report.add_packs(result.damaged_packs)
         report.notes += result.notes
         if result.metadata_failed:
             first = result.metadata_problems[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from workers.limits import EngineLimits
 FILES = 100
 SIZE = 1 << 30  # bytes
 _KEPT_PROBLEMS = 20
+_KEPT_IDS = 100  # a report lies in Redis
 
 
 @dataclass(slots=True)
@@ -64,8 +66,10 @@ class RestoreTestReport:
     errors: int = 0  # things of the snapshot that are not, or not rightly, restored
     problems: list[dict[str, str]] = field(default_factory=list)  # the first twenty: {"path", "message"}
     metadata_failed: int = 0  # owners and attributes that could not be set; no error, as nobody is to use the files
-    damaged_packs: list[str] = field(default_factory=list)  # ids of packs that are missing or do not verify
-    damaged_snapshots: list[str] = field(default_factory=list)  # ids of those that can't be read
+    damaged_packs: list[str] = field(
+        default_factory=list
+    )  # ids of packs that are missing or do not verify, the first hundred
+    damaged_snapshots: list[str] = field(default_factory=list)  # ids of those that can't be read, the first hundred
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -80,6 +84,16 @@ class RestoreTestReport:
         self.errors += 1
         if len(self.problems) < _KEPT_PROBLEMS:
             self.problems.append({"path": path, "message": message})
+
+    def add_packs(self, packs: Iterable[str]) -> None:
+        """Note packs that are damaged."""
+        self.damaged_packs = sorted({*self.damaged_packs, *packs})[:_KEPT_IDS]
+
+    def add_snapshot(self, name: str, message: str) -> None:
+        """Note a snapshot that can't be read."""
+        self.add(f"snapshots/{name}", message)
+        if len(self.damaged_snapshots) < _KEPT_IDS:
+            self.damaged_snapshots.append(name)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
