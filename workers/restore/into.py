@@ -21,6 +21,7 @@ from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
 from shared.repository.tree import Node
 from workers.access import WholeFirst, is_remote, open_index, open_repository
+from workers.careful import stop_at_sigterm
 from workers.limits import obey
 from workers.programs.program import Program, ProgramSpec
 from workers.restore.choose import choose_snapshot, find_file, stream_path
@@ -28,7 +29,6 @@ from workers.restore.content import Contents
 from workers.restore.lock import begin_lock
 from workers.restore.places import shown
 from workers.restore.reading import Reader
-from workers.restore.run import stop_at_sigterm
 from workers.restore.selection import relative
 from workers.restore.spec import IntoResult, RestoreSpec
 
