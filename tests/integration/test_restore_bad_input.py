@@ -160,6 +160,12 @@ def test_a_bad_pack_loses_its_files_alone(shop: Shop, crafted: Crafted, fault: s
     assert all(bad.hex() in message for message in messages(result))
     assert (result.exit_code, result.damaged_packs, result.errors) == (24, [bad.hex()], len(lost))
     assert sorted(os.listdir(target_of(shop))) == sorted({"big", "one", "two", "fine"} - set(lost))
+    again = restore(shop, "again", verify=True)  # which does not tell of them a second time, as missing
+    assert (again.errors, again.verified, 0 < again.verify_duration < again.duration) == (
+        len(lost),
+        4 - len(lost),
+        True,
+    )
 
 
 def test_index_past_the_end(shop: Shop, crafted: Crafted) -> None:

@@ -297,7 +297,7 @@ def start(shop: Shop, **more: Any) -> EngineProcess:
     """A test as a worker starts it, seen when its scratch folder is there."""
     command = module_command("workers.maintenance.restore_test_process")
     engine = EngineProcess(command, spec(shop, **more).to_json())
-    while not (os.path.isdir(f"{shop.cache}/{FOLDER}") and os.listdir(f"{shop.cache}/{FOLDER}")):
+    while not any(path.is_dir() for path in Path(shop.cache, FOLDER).glob("*")):
         assert not engine.ended
         time.sleep(0.002)
     return engine
