@@ -19,7 +19,7 @@ from shared.retention import span
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
     from shared.config.limits import SiteLimits
-    from shared.config.models import Keep, Policy, Site, Source
+    from shared.config.models import Keep, Policy, Region, Site, Source
     from shared.config.secrets import Credentials, Secret
 
 _HIDDEN = "***"
@@ -30,8 +30,8 @@ def effective(fleet: Fleet) -> dict[str, Any]:
     """The whole configuration, in the words of the file."""
     return {
         "files": list(fleet.files),
-        "secret": _reference(fleet.secret),
-        "recovery_password": _reference(fleet.recovery_password),
+        **({"agent": fleet.agent} if fleet.agent else {}),
+        **{key: _reference(reference) for key, reference in _secrets(fleet)},
         "state_dir": fleet.state_dir,
         "cache_dir": fleet.cache_dir,
         "hosts": list(fleet.hosts),
@@ -64,7 +64,7 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "io": fleet.limits.io,
             **_bandwidth(fleet.limits),
         },
-        "regions": {name: {"broker": _broker(region.broker)} for name, region in fleet.regions.items()},
+        "regions": {name: _region(region) for name, region in fleet.regions.items()},
         "sites": {name: _site(fleet, site) for name, site in fleet.sites.items()},
         "policies": {name: _policy(fleet, policy) for name, policy in fleet.policies.items()},
         "sources": {name: effective_source(fleet, name) for name in fleet.sources},
@@ -127,9 +127,9 @@ def warnings(fleet: Fleet) -> Iterator[str]:
             yield f"sources.{name}: has no paths; nothing can be read until it has"
     yield from _idle_policies(fleet)
     references: list[tuple[str, Secret | Credentials]] = [
-        ("secret", fleet.secret),
-        ("recovery_password", fleet.recovery_password),
+        *_secrets(fleet),
         *((f"sites.{name}.credentials", site.credentials) for name, site in fleet.sites.items() if site.credentials),
+        *((f"sites.{name}.admin", site.admin) for name, site in fleet.sites.items() if site.admin),
     ]
     for key, variables in _variables(fleet):
         references += [(f"{key}.{name}", one) for name, one in variables.items() if not isinstance(one, str)]
@@ -145,6 +145,13 @@ def _variables(fleet: Fleet) -> Iterator[tuple[str, Mapping[str, str | Secret]]]
             yield f"sources.{name}.env", source.env
     for name, into in fleet.restore_into.items():
         yield f"restore_into.{name}.env", into.env
+
+
+def _secrets(fleet: Fleet) -> list[tuple[str, Secret]]:
+    """Which secrets there are: an agent's file has none of the fleet's."""
+    if fleet.machine_passwords is not None:
+        return [("machine_passwords", fleet.machine_passwords)]
+    return [("secret", fleet.secret), ("recovery_password", fleet.recovery_password)]
 
 
 def size(count: int) -> str:
@@ -192,10 +199,17 @@ def _site(fleet: Fleet, site: Site) -> dict[str, Any]:
         shown["witness"] = True
     if site.credentials is not None:
         shown["credentials"] = _reference(site.credentials)
+    if site.admin is not None:
+        shown["admin"] = _reference(site.admin)
     if site.ca_file:
         shown["ca_file"] = site.ca_file
     shown["connections"] = site.connections
     return {**shown, "limits": limits} if (limits := _bandwidth(site.limits)) else shown
+
+
+def _region(region: Region) -> dict[str, Any]:
+    shown: dict[str, Any] = {"broker": _broker(region.broker)}
+    return shown if region.admin is None else {**shown, "admin": _broker(region.admin)}
 
 
 def _bandwidth(limits: SiteLimits) -> dict[str, Any]:

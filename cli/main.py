@@ -48,6 +48,7 @@ COMMANDS = {
     "schedule": "Show what will run, when and why.",
     "status": "Show how the fleet stands, worst first.",
     "worker": "Start a worker, list those that are there, or let one leave.",
+    "agent": "Enroll a server, let it join, run its agent, list or revoke agents.",
     "scheduler": "Run the scheduler alone, as a service of its own.",
     "exporter": "Serve the fleet's metrics to Prometheus.",
     "config": "Check the configuration, or show what it amounts to.",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from scheduler.agents import AgentKeeper
 from scheduler.evidence import SiteEvidence
 from scheduler.reaper import Unlocker
 from scheduler.tick import Ring, tick
@@ -79,6 +80,7 @@ class Ticker:
         self._process = os.getpid()
         self._look = SiteEvidence(watch.fleet)
         self._unlock = Unlocker(watch.fleet)
+        self._agents = AgentKeeper(watch.fleet)
 
     def tick(self) -> None:
         """One tick; where Redis is away the next one does what this one left."""
@@ -90,6 +92,7 @@ class Ticker:
         except LedgerAway as error:
             _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
             return
+        self._agents()
         for request in ticked.opened:
             look.drop(request.source)
 
@@ -105,7 +108,7 @@ class Ticker:
             return
         self._look.close()
         self._look = SiteEvidence(fleet)
-        self._unlock.fleet = fleet
+        self._unlock.fleet = self._agents.fleet = fleet
         if has_moved(fleet, self._url):
             _log.warning("the configuration names another Redis now; that counts once the scheduler is started again")
 

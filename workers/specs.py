@@ -145,8 +145,8 @@ def backup_spec(
         host=source.host or socket.gethostname(),
         labels=[f"hf.policy={policy.id}"] if policy else [],
         passwords=passwords(fleet, repository),
-        fleet_secret=fleet.secret.read().hex(),
-        recovery_password=recovery_password(fleet),
+        fleet_secret="" if fleet.agent else fleet.secret.read().hex(),  # an agent creates no repository
+        recovery_password="" if fleet.agent else recovery_password(fleet),
         cache_dir=fleet.cache_dir,
         state_dir=fleet.state_dir,
         journal=list(journal),

@@ -29,6 +29,7 @@ RESTORES = ".restore"  # what the name of a host's restore queue ends with, and 
 
 def check(file: FleetFile) -> Iterator[tuple[Path, str]]:
     """Every contradiction between parts, as the path of its key and the reason."""
+    yield from _secrets(file)
     yield from _sites(file)
     yield from _policies(file)
     yield from _repositories(file)
@@ -46,6 +47,27 @@ def not_done(file: FleetFile) -> Iterator[str]:
     for name, policy in file.policies.items():
         if policy.copies is not None:
             yield f"policies.{name}.copies: this release makes no copies at other sites"
+
+
+def _secrets(file: FleetFile) -> Iterator[tuple[Path, str]]:
+    """A fleet's file has the fleet's secrets. An agent's has none of them, or a stolen server opens everything."""
+    fleets = (("secret", file.secret), ("recovery_password", file.recovery_password))
+    if not file.agent:
+        for key, given in fleets:
+            if given is None:
+                yield (key,), "is missing"
+        if file.machine_passwords is not None:
+            yield ("machine_passwords",), "is for an agent's file alone, beside `agent`: here `secret` gives them"
+        return
+    yield from _host(("agent",), file.agent)
+    for key, given in fleets:
+        if given is not None:
+            yield (key,), f"does not belong into the file of {file.agent}'s agent: it opens every repository"
+    if file.machine_passwords is None:
+        yield ("machine_passwords",), "is missing"
+    for name, source in file.sources.items():
+        if source.host != file.agent:
+            yield ("sources", name, "host"), f"expected {file.agent}, whose agent's file this is"
 
 
 def _host(place: Path, host: str) -> Iterator[tuple[Path, str]]:

@@ -15,12 +15,13 @@ from shared.config.limits import Limits
 from shared.config.models import Defaults, FleetFile, Into, Policy, Prune, Region, Site, Source
 from shared.config.problems import nearest
 from shared.config.scheduling import Scheduling
-from shared.config.secrets import Secret
+from shared.config.secrets import FleetSecret, Secret
 from shared.config.values import OFF
 from shared.errors import ConfigError
 from shared.storage.api import ObjectStore
 
 Part = TypeVar("Part")
+Kept = TypeVar("Kept", bound=Secret)
 
 _SYSTEM = "/etc/"  # a file below it belongs to the machine, and so does its state
 
@@ -55,8 +56,7 @@ class Fleet:
         self.restore_to: tuple[str, ...] | None = file.restore_to
         self.restore_into: Mapping[str, Into] = file.restore_into  # programs for restores over the queue, by name
         self.limits: Limits = file.limits
-        self.secret = file.secret
-        self.recovery_password: Secret = file.recovery_password
+        self.agent: str = file.agent  # the host whose agent's file this is; empty: a fleet's
         self._file = file
         self.scheduling: Scheduling = file.scheduling
         self._choice = PolicyChoice(file.policies.values())
@@ -70,6 +70,21 @@ class Fleet:
         seen = {} if seen is None else seen
         file = loader.load(path, seen)
         return cls(path, file, [name for kind, name in seen if kind == "file"])
+
+    @property
+    def secret(self) -> FleetSecret:
+        """Where the fleet's secret is. Raises ConfigError in an agent's file."""
+        return self._not_for_agents(self._file.secret, "secret")
+
+    @property
+    def recovery_password(self) -> Secret:
+        """Where the recovery password is. Raises ConfigError in an agent's file."""
+        return self._not_for_agents(self._file.recovery_password, "recovery password")
+
+    @property
+    def machine_passwords(self) -> Secret | None:
+        """Where an agent's machine passwords are; None in a fleet's file, as its secret gives them."""
+        return self._file.machine_passwords
 
     @property
     def metrics_address(self) -> str:
@@ -117,9 +132,14 @@ class Fleet:
     def broker_url(self, region: str = "") -> str | None:
         """The Redis URL of a region, which may hold a password; None: `holdfast up` runs one (embedded)."""
         broker = self.region(region).broker
-        if isinstance(broker, Secret):
-            return broker.read("broker url").decode()
-        return broker
+        return broker.read("broker url").decode() if isinstance(broker, Secret) else broker
+
+    def admin_url(self, region: str = "") -> str | None:
+        """The URL by which users of that Redis are made: `admin`, else the broker's own. Raises ConfigError."""
+        admin = self.region(region).admin
+        if admin is None:
+            return self.broker_url(region)
+        return admin.read("admin url").decode() if isinstance(admin, Secret) else admin
 
     def policy_for(self, source: str) -> Policy | None:
         """The policy that a source follows: the most specific one that selects it."""
@@ -179,10 +199,30 @@ class Fleet:
         return open_site(self.site_access(name), create=create)
 
     def machine_password(self, repository_id: str) -> str:
-        """A repository's machine password. Reads the fleet secret. Raises ConfigError."""
+        """A repository's machine password: from the fleet's secret, or an agent's own list. Raises ConfigError."""
+        if self._file.machine_passwords is not None:
+            return self._listed_password(self._file.machine_passwords, repository_id)
         from shared.repository.keys import machine_password
 
         return machine_password(self.secret.read(), repository_id)
+
+    def _listed_password(self, listed: Secret, repository_id: str) -> str:
+        for line in listed.read("machine passwords").decode(errors="replace").splitlines():
+            repository, _, password = line.strip().partition(" ")
+            if repository == repository_id:
+                return password.strip()
+        raise ConfigError(
+            f"{self.path} has no machine password of repository {repository_id}",
+            hint=f"Enroll the host again, where the fleet's file is: holdfast agent enroll {self.agent}",
+        )
+
+    def _not_for_agents(self, given: Kept | None, what: str) -> Kept:
+        if given is None:
+            raise ConfigError(
+                f"{self.path} is the file of {self.agent}'s agent, which does not hold the fleet's {what}",
+                hint="Do this where the fleet's file is",
+            )
+        return given
 
     def _place(self, system: str, own: str) -> str:
         if os.path.realpath(self.path).startswith(_SYSTEM):

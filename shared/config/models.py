@@ -54,6 +54,7 @@ class Site(Named):
     region: Annotated[str, NAME] = ""  # empty: the only region
     witness: Flag = False
     credentials: Credentials | None = None
+    admin: Credentials | None = None  # of an administrator of MinIO, who gives agents their rights
     ca_file: BesidePath | None = None
     connections: Annotated[int, whole_number(" of connections", least=1, most=256)] = 8
     limits: Annotated[SiteLimits, mapping_of("limits")] = SiteLimits()
@@ -69,8 +70,8 @@ class Site(Named):
             raise wrong(
                 f'kind is {self.kind}, but url is "{self.url}" (s3 needs s3:https://host/bucket, a directory a path)'
             )
-        if not self.is_s3 and (self.credentials or self.ca_file):
-            raise wrong("a directory needs neither credentials nor ca_file")
+        if not self.is_s3 and (self.credentials or self.ca_file or self.admin):
+            raise wrong("a directory needs neither credentials nor ca_file nor admin")
         if self.is_s3 and self.credentials is None:
             raise wrong("an s3 site needs credentials: one of env, file, command")
         return self
@@ -80,18 +81,23 @@ class Region(Named):
     """One control plane. Without a `broker`, `holdfast up` runs one of its own there (embedded)."""
 
     broker: str | Secret | None = Field(default=None, repr=False)  # a URL may hold a password
+    admin: str | Secret | None = Field(default=None, repr=False)  # the same Redis, as a user who may make users
 
     @model_validator(mode="before")
     @classmethod
-    def _broker(cls, value: object, info: ValidationInfo) -> object:
+    def _urls(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, dict):
-            given = value.get("broker")
-            if given is not None and not isinstance(given, Secret):
+            for key in ("broker", "admin"):
+                given = value.get(key)
                 if isinstance(given, dict):
-                    return {**value, "broker": Secret.model_validate(given, context=info.context)}
-                if not isinstance(given, str) or not given.startswith(_BROKERS):
+                    value = {**value, key: Secret.model_validate(given, context=info.context)}
+                elif not (
+                    given is None
+                    or isinstance(given, Secret)
+                    or (isinstance(given, str) and given.startswith(_BROKERS))
+                ):
                     raise expected_secret(
-                        "broker as redis://host:port/0, rediss://, unix://, or one of file, env, command"
+                        f"{key} as redis://host:port/0, rediss://, unix://, or one of file, env, command"
                     )
         return value
 
@@ -273,8 +279,10 @@ class Exporter(Model):
 class FleetFile(Model):
     """The whole file."""
 
-    secret: FleetSecret
-    recovery_password: Secret
+    secret: FleetSecret | None = None  # these two are required, except in an agent's file
+    recovery_password: Secret | None = None
+    agent: Name = ""  # the host whose agent's file this is: it then has no secret of the fleet
+    machine_passwords: Secret | None = None  # the only ones that an agent knows, a line each: repository, password
     include: Annotated[tuple[Text, ...], Several] = ()  # read, and taken out, where files are joined: `assembly`
     state_dir: BesidePath = ""
     cache_dir: BesidePath = ""

@@ -43,7 +43,7 @@ def open_repository(fleet: Fleet, name: str, site: str) -> Opened:
         try:
             which, password = RECOVERY, recovery_password(fleet)
         except ConfigError:
-            if isinstance(error, Damaged):
+            if isinstance(error, Damaged) or fleet.agent:
                 raise error from None
             raise
         repository = Repository.open(store, password)
@@ -52,7 +52,8 @@ def open_repository(fleet: Fleet, name: str, site: str) -> Opened:
 
 def passwords(fleet: Fleet, name: str) -> list[str]:
     """What opens a repository, the cheap one first, for an engine, which has no configuration. Raises ConfigError."""
-    return [fleet.machine_password(name), recovery_password(fleet)]
+    machine = fleet.machine_password(name)
+    return [machine] if fleet.agent else [machine, recovery_password(fleet)]
 
 
 def recovery_password(fleet: Fleet) -> str:

@@ -14,7 +14,7 @@ from shared.storage.credentials import (
 from shared.storage.open import open_store
 
 if TYPE_CHECKING:
-    from shared.config.fleet import SiteAccess
+    from shared.config.fleet import Fleet, SiteAccess
 
 
 def open_site(access: SiteAccess, *, create: bool = False) -> ObjectStore:
@@ -48,4 +48,11 @@ def _credentials(reference: dict[str, str | list[str]] | None) -> CredentialsPro
 def current_credentials(access: SiteAccess) -> CredentialsSpec | None:
     """The keys of an S3 site as they are now, for a program of its own; None for a directory. Raises Denied."""
     credentials = _credentials(access.credentials)
+    return credentials() if callable(credentials) else credentials
+
+
+def admin_credentials(fleet: Fleet, site: str) -> CredentialsSpec | None:
+    """The keys of who gives rights at an S3 site; None where none is named. Raises ConfigError, Denied."""
+    admin = fleet.site(site).admin
+    credentials = _credentials(admin.reference(f"admin of site {site}")) if admin else None
     return credentials() if callable(credentials) else credentials
