@@ -13,9 +13,10 @@ from pathlib import Path
 import redis
 
 from shared.config.fleet import Fleet
+from shared.config.stores import current_credentials
 from shared.ledger.model import Run, RunKind
 from shared.messaging import client
-from shared.storage.api import ObjectStore
+from shared.storage import ObjectStore, open_store
 from tests.support.command import ROOT, Shop, environment
 from tests.support.ledgers import until
 from tests.support.stores import make_bucket, open_bucket
@@ -165,8 +166,9 @@ class Enrolled:
         return open_bucket(self.minio, self.bucket)
 
     def as_agent(self, host: str) -> ObjectStore:
-        """The whole bucket, with the host's own keys."""
-        return self.own(host).open_site("fra")
+        """The whole bucket, with the keys that the host has now."""
+        keys = current_credentials(self.own(host).site_access("fra"))
+        return open_store(f"s3:{self.minio.url}/{self.bucket}", credentials=keys, deadline=10.0, name="fra")
 
     def redis_as(self, host: str) -> redis.Redis:
         """Redis, as the host's own user."""
