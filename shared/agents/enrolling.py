@@ -116,7 +116,7 @@ def revoke(fleet: Fleet, host: str) -> list[str]:
     acl.sweep_offers(client, also=host)
     acl.remove_agents(client, [host])
     acl.save(client)
-    user = identity.s3_user(fleet.secret.read(), host)
+    user = identity.s3_user(fleet.secret.read(), host, enrolment.generation)
     for site in fleet.sites.values():
         if not site.is_s3:
             continue
@@ -159,7 +159,7 @@ def _prepare(fleet: Fleet, site: str, repositories: list[str], done: Enrolled, h
             )
     finally:
         store.close()
-    user = identity.s3_user(secret, host)
+    user = identity.s3_user(secret, host, done.generation)
     key = identity.s3_secret(secret, site, host, done.generation)
     policy = agent_policy(place, repositories)
     users = _users_of(fleet, site)

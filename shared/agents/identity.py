@@ -24,10 +24,13 @@ def redis_password(fleet_secret: bytes, host: str, generation: int) -> str:
     return _derive(fleet_secret, "redis", host, generation)
 
 
-def s3_user(fleet_secret: bytes, host: str) -> str:
-    """The access key of a host's agent. It names the fleet, too: several may share a server."""
+def s3_user(fleet_secret: bytes, host: str, generation: int) -> str:
+    """The access key of a host's agent. It names the fleet, too: several may share a server.
+
+    And the generation: what a user of MinIO has borrowed for a while counts again once there is a user of that name.
+    """
     fleet = hmac.new(fleet_secret, b"holdfast fleet 1", hashlib.sha256).hexdigest()[:8]
-    return f"hf-{fleet}-{host}"
+    return f"hf-{fleet}-{host}-{generation}"
 
 
 def s3_secret(fleet_secret: bytes, site: str, host: str, generation: int) -> str:

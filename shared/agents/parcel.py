@@ -104,7 +104,7 @@ def make_parcel(fleet: Fleet, host: str, generation: int, broker: str) -> Parcel
     described: dict[str, Any] = {}
     for name in sites:
         key = identity.s3_secret(secret, name, host, generation)
-        described[name] = _site(fleet.site(name), files, identity.s3_user(secret, host), key)
+        described[name] = _site(fleet.site(name), files, identity.s3_user(secret, host, generation), key)
     policies = dict.fromkeys(policy.id for one in sources if (policy := fleet.policy_for(one.id)))
     main = {
         "agent": host,

@@ -36,5 +36,6 @@ def agent_policy(place: StoreUrl, repositories: Sequence[str]) -> dict[str, Any]
             allow("s3:GetObject", ["*"]),
             allow("s3:PutObject", _PUT),
             allow("s3:DeleteObject", _DELETE),
+            {"Effect": "Deny", "Action": ["admin:*"]},  # MinIO's: else a user may change his own secret, and make keys
         ],
     }
