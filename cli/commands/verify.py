@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -37,28 +38,30 @@ def _percent(_context: click.Context, _option: click.Parameter, value: str | Non
 Examples:
   holdfast verify web1 --direct                 # structure: snapshots, trees, index, packs
   holdfast verify web1 --data                   # and every byte
-  holdfast verify web1 --data-share 5%          # a twentieth of it, another one each day""",
+  holdfast verify web1 --data-share 5%          # a twentieth of it, another one each day
+  holdfast verify web1 --heal                   # first bring back what was overwritten in a versioned bucket""",
 )
 @click.argument("source")
 @click.option("--data", is_flag=True, help="Read every byte of every pack, too.")
 @click.option("--data-share", callback=_percent, metavar="SHARE", help="Read a share of the packs; each day another.")
 @click.option("--site", default="", metavar="SITE", help="The site to look at (else the primary).")
 @click.option("--direct", is_flag=True, help="In this process, without Redis and workers.")
+@click.option("--heal", is_flag=True, help="Bring back what was overwritten, from older versions; implies --direct.")
 @global_options
 @pass_app
-def command(app: App, source: str, data: bool, data_share: float | None, site: str, direct: bool) -> int:
+def command(app: App, source: str, data: bool, data_share: float | None, site: str, direct: bool, heal: bool) -> int:
     """Check that what is stored of SOURCE can be restored.
 
-    Its whole repository is looked at, and nothing is changed. Exit code 24: something is damaged; the report
-    names the files that suffer.
+    Its whole repository is looked at, and but for --heal nothing is changed. Exit code 24: something is damaged; the
+    report names the files that suffer.
     """
     if data and data_share is not None:
         raise UsageError("--data and --data-share exclude each other")
     options: dict[str, Any] = {"share": 100.0 if data else data_share or 0.0, "rotation": int(time.time()) // _DAY}
     if site:
         options["site"] = site
-    if direct:
-        return _direct(app, source, options)
+    if direct or heal:
+        return _direct(app, source, options, heal=heal)
     from shared.ledger.model import RunKind
 
     app.fleet.source(source)
@@ -67,15 +70,38 @@ def command(app: App, source: str, data: bool, data_share: float | None, site: s
     return runs.exit_code_of(run)
 
 
-def _direct(app: App, source: str, options: dict[str, Any]) -> int:
+def _direct(app: App, source: str, options: dict[str, Any], *, heal: bool = False) -> int:
+    healing = _heal(app, source, str(options.get("site", ""))) if heal else {}
     with Apart(lambda: _plan(app, source, options)) as plan:
         from workers.maintenance.spec import VerifySpec
         from workers.maintenance.verify import run_verify
 
         spec = VerifySpec.from_json(plan.result())
     report = runs.run_direct(app, source, lambda on_event: run_verify(spec, on_event))
-    _report(app, report.to_json())
+    _report(app, {**report.to_json(), **healing})
     return report.exit_code
+
+
+def _heal(app: App, source: str, site: str) -> dict[str, Any]:
+    """In a child of its own: a verification forks, and there must be no connection before that."""
+
+    def work() -> dict[str, Any]:
+        from shared import topology
+        from shared.repository.heal import heal
+        from shared.storage.api import VersionedStore
+
+        place = site or topology.current(app.fleet).primary(source)
+        repository = app.fleet.repository_of(source)
+        store = app.fleet.open_site(place).below(f"repos/{repository}")
+        if not isinstance(store, VersionedStore) or not store.keeps_versions():
+            raise UsageError(
+                f"site {place} keeps no versions, so there is nothing to heal from",
+                hint="Version it: that counts for what is stored from then on (docs/sites.md#versioned-buckets)",
+            )
+        return asdict(heal(store))
+
+    with Apart(work) as healing:
+        return healing.result()
 
 
 def _plan(app: App, source: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +118,9 @@ def _report(app: App, report: Mapping[str, Any]) -> None:
 
 def describe(report: Mapping[str, Any]) -> list[str]:
     """What was found, for people: the worst first, the verdict last."""
-    lines = [f"note: {note}" for note in report.get("notes", [])]
+    lines = [f"healed: {key} had been overwritten; its older version is back" for key in report.get("healed", [])]
+    lines += [f"lost: {key} was overwritten, and no older version of it is whole" for key in report.get("lost", [])]
+    lines += [f"note: {note}" for note in report.get("notes", [])]
     problems = report.get("problems", [])
     for problem in problems[:_PROBLEMS_SHOWN]:
         lines.append(f"{problem['severity']}: {problem['object']}: {problem['message']}")

@@ -57,6 +57,16 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """One version of an object. `etag` hashes its bytes; empty: not bytes, but a mark that it was deleted."""
+
+    key: str
+    version: str
+    etag: str
+    is_latest: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a probe found that a store can do; `notes` says in words what is missing and what follows from it."""
 
@@ -153,3 +163,17 @@ class ObjectStore(Protocol):
 
     def close(self) -> None:
         """Give up connections; the store is not used after that."""
+
+
+@runtime_checkable
+class VersionedStore(ObjectStore, Protocol):
+    """A store that may keep what is overwritten and deleted."""
+
+    def keeps_versions(self) -> bool:
+        """Whether it does now, or did once."""
+
+    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """Every version below a prefix (which ends in "/" or is empty), by key, the newest of each first."""
+
+    def get_version(self, key: str, version: str) -> bytes:
+        """The bytes of one version. Raises MissingObject."""

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
-from shared.storage.api import Buffer, Capabilities, Denied, MissingObject, ObjectInfo, Permanent, Staged, Transient
+from shared.storage.api import (
+    Buffer,
+    Capabilities,
+    Denied,
+    MissingObject,
+    ObjectInfo,
+    ObjectVersion,
+    Permanent,
+    Staged,
+    Transient,
+)
 from shared.storage.credentials import CredentialsCache, CredentialsProvider, CredentialsSpec
 from shared.storage.failures import Place, check_key, check_prefix
 from shared.storage.probe import run_probe
@@ -154,14 +164,30 @@ class S3Store:
 
     def purge(self, key: str) -> None:
         """See `ObjectStore`. One request more for each key, and one for each version."""
-        if not self._keeps_versions():
+        if not self.keeps_versions():
             self.delete(key)
             return
         whole = self._key(key)
         passing = frozenset({_NOT_FOUND})
-        for version in reversed(self._versions(whole)):
-            query = {"versionId": version}
+        for one in reversed([one for one in self._walk_versions(whole) if one.key == key]):
+            query = {"versionId": one.version}
             self._do(functools.partial(self._http.send, "DELETE", whole, query=query, passing=passing))
+
+    def keeps_versions(self) -> bool:
+        """See `VersionedStore`. Asked for once."""
+        if not self._versioned:
+            answer = self._do(lambda: self._http.send("GET", "", query={"versioning": ""}))
+            self._versioned.append(b"<Status>" in answer.data)
+        return self._versioned[0]
+
+    def versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """See `VersionedStore`. Pages of 1,000, one held at a time."""
+        check_prefix(self._place, prefix)
+        return self._walk_versions(self._prefix + prefix)
+
+    def get_version(self, key: str, version: str) -> bytes:
+        """See `VersionedStore`."""
+        return self._do(lambda: self._http.send("GET", self._key(key), query={"versionId": version}).data)
 
     def clock(self) -> float:
         """See `ObjectStore`: the Date of an answer, in whole seconds, so up to one second behind."""
@@ -208,24 +234,19 @@ class S3Store:
         answer = self._do(lambda: self._http.send("GET", "", query={"versioning": ""}))
         return b"<Status>Enabled</Status>" in answer.data
 
-    def _keeps_versions(self) -> bool:
-        """Whether the bucket is, or once was, versioned. Asked for once."""
-        if not self._versioned:
-            answer = self._do(lambda: self._http.send("GET", "", query={"versioning": ""}))
-            self._versioned.append(b"<Status>" in answer.data)
-        return self._versioned[0]
-
-    def _versions(self, whole: str) -> tuple[str, ...]:
-        """The versions of a key, delete markers too, the newest first."""
+    def _walk_versions(self, whole: str) -> Iterator[ObjectVersion]:
         query = {"versions": "", "encoding-type": "url", "max-keys": _PAGE, "prefix": whole}
-        found: tuple[str, ...] = ()
         while True:
-            page = self._do(lambda: self._xml(query, whole))
-            listed = (one for one in page if one.tag in _VERSIONS)
-            same = (one for one in listed if unquote_plus(one.findtext(f"{_NAMESPACE}Key") or "") == whole)
-            found += tuple(one.findtext(f"{_NAMESPACE}VersionId") or "null" for one in same)
+            page = self._do(functools.partial(self._xml, dict(query), whole))
+            for one in page:
+                if one.tag in _VERSIONS:
+                    key = unquote_plus(one.findtext(f"{_NAMESPACE}Key") or "").removeprefix(self._prefix)
+                    version = one.findtext(f"{_NAMESPACE}VersionId") or "null"
+                    is_latest = one.findtext(f"{_NAMESPACE}IsLatest") == "true"
+                    etag = one.findtext(f"{_NAMESPACE}ETag") or ""  # a delete marker has none
+                    yield ObjectVersion(key, version, etag, is_latest=is_latest)
             if page.findtext(f"{_NAMESPACE}IsTruncated") != "true":
-                return found
+                return
             for marker in ("key-marker", "version-id-marker"):
                 tag = "Next" + "".join(word.capitalize() for word in marker.split("-"))
                 query[marker] = unquote_plus(page.findtext(f"{_NAMESPACE}{tag}") or "")

@@ -387,3 +387,23 @@ def test_keys_that_it_borrowed_from_itself_end_with_its_own(scene: Enrolled) -> 
         with pytest.raises(S3Error):
             borrowed.stat_object(bucket_name=scene.bucket, object_name="repos/web2/config")
         scene.enroll("web2")
+
+
+def test_what_it_overwrites_of_its_own_is_found_and_brought_back(scene: Enrolled, keys: ObjectStore) -> None:
+    """Packs, index and snapshots, as far as its keys go: verify says so, --heal gets the older versions back."""
+    for folder in ("data", "index", "snapshots"):
+        key = of_own(scene, folder)[0]
+        whole = keys.get(key)
+        keys.put(key, b"x" * len(whole))
+        found = scene.shop.ask("verify", "web1", "--direct", "--data", code=24)
+        assert key.rpartition("/")[2] in {one["object"].rpartition(" ")[2] for one in found["problems"]}
+        report = scene.shop.ask("verify", "web1", "--heal", "--data")
+        assert (report["errors"], report["lost"], report["healed"]) == (0, [], [key.removeprefix("repos/web1/")])
+        assert keys.get(key) == whole
+    again = scene.shop.ask("verify", "web1", "--heal")
+    assert (again["healed"], again["looked_at"] >= 4) == ([], True)
+    said = scene.shop.run("restore", "web1", "--direct", "--to", str(scene.base / "back"))
+    assert "restored" in said
+    for path in (scene.base / "data-web1").iterdir():
+        (back,) = (scene.base / "back").rglob(path.name)
+        assert back.read_bytes() == path.read_bytes()
