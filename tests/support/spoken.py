@@ -14,7 +14,9 @@ from typing import Any
 from shared.repository.repository import Repository
 from shared.storage.directory import DirectoryStore
 from tests.support.command import Shop, environment
+from tests.support.enrolled import enrolled_fleet
 from tests.support.ledgers import until
+from tests.support.tools import MinioServer
 
 Samples = dict[str, list[Any]]  # by section of docs/json.md
 
@@ -41,6 +43,7 @@ class Speaker:
         self.passwords_and_locks()
         self.with_everything_up()
         self.damaged()
+        self.agents()
         return self.said
 
     def open(self) -> None:
@@ -117,6 +120,25 @@ class Speaker:
         self.ask("hold remove", "hold", "remove", "data", "--all")
         self.ask("prune", "prune", "data", "--dry-run")
         self.ask("prune", "prune", "data", "--direct")
+
+    def agents(self) -> None:
+        """A fleet of its own, on Redis and MinIO: one that an administrator gives its rights, and one by hand."""
+        base = self.shop.base / "agents"
+        base.mkdir()
+        with MinioServer(str(base / "minio")) as minio, enrolled_fleet(base, minio) as scene:
+            here, self.shop = self.shop, scene.shop
+            token = self.ask("agent enroll", "agent", "enroll", "web1")["token"]
+            self.ask("agent join", "agent", "join", token, "--host", "web1", "--directory", str(base / "etc"))
+            self.ask("verify", "verify", "web1", "--heal")
+            self.ask("agent list", "agent", "list")
+            self.ask("agent revoke", "agent", "revoke", "web1")
+            config = scene.shop.conf / "holdfast.yaml"
+            config.write_text(config.read_text().replace(", admin: {file: fra.keys}", ""))
+            token = self.ask("agent enroll", "agent", "enroll", "web2", code=3)["token"]
+            place = str(base / "etc2")
+            self.ask("agent join", "agent", "join", token, "--host", "web2", "--directory", place, code=3)
+            self.ask("agent revoke", "agent", "revoke", "web2", code=3)
+            self.shop = here
 
     def dump(self, what: str) -> Any:
         """What is said on stderr, while the content goes to stdout."""
