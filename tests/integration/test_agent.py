@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from shared.agents import acl
+from shared.agents.identity import redis_user
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind, RunRequest, RunState, new_run_id
 from shared.messaging import client
@@ -20,7 +22,6 @@ from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-ACL = "on >pw ~hf:h:web1:* &hf:h:web1:* +@all -@admin -@dangerous +info"
 
 
 class Scene:
@@ -68,12 +69,15 @@ def scene(tmp_path: object) -> Iterator[Scene]:
     """A source of host web1, and that host's agent."""
     directory = str(tmp_path)
     with own_ledger(os.path.join(directory, "valkey")) as (ledger, server):
-        ledger.client.execute_command("ACL", "SETUSER", "web1", *ACL.split())
+        acl.set_agents(ledger.client, [("web1", "pw")])
         small = SmallFleet(directory, broker=server.url)
         agent_config = os.path.join(directory, "agent.yaml")
         with open(small.path) as file:
             text = file.read().replace("web1: {", "web1: {host: web1, ")
-        for path, url in ((small.path, server.url), (agent_config, server.url.replace("//", "//web1:pw@"))):
+        for path, url in (
+            (small.path, server.url),
+            (agent_config, server.url.replace("//", f"//{redis_user('web1')}:pw@")),
+        ):
             with open(path, "w") as file:
                 file.write(text.replace(server.url, url))
         yield Scene(small, ledger, agent_config)
