@@ -14,7 +14,6 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from celery import signals
 
 from shared.errors import LedgerError
 from shared.ledger.connect import connect as ledger_at
@@ -70,6 +69,8 @@ class Presence:
 
 def connect(context: WorkerContext) -> None:
     """Put the Celery worker of this process on the roll while it works."""
+    from celery import signals  # an agent has no need of it
+
     here: list[Presence] = []
 
     def named(sender: str, **_: Any) -> None:

@@ -12,14 +12,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from kombu.exceptions import OperationalError
 
 from shared import topology
 from shared.errors import ConfigError, HoldfastError, RestoreError
 from shared.ledger.errors import LedgerAway
 from shared.ledger.model import UPKEEP, Evidence, RunState, Word, slot_text
 from shared.messaging.bell import ring
-from shared.messaging.events import SNAPSHOT_COMMITTED, publish
 from shared.messaging.names import TASK_RUN
 from shared.observability import logs
 from shared.observability.structured import structlog
@@ -50,8 +48,8 @@ def register(app: Celery, context: WorkerContext) -> None:
         execute(app, context, run_id)
 
 
-def execute(app: Celery, context: WorkerContext, run_id: object) -> Word | None:
-    """Follow one ring. None where there was nothing to do: no such run, held, done."""
+def execute(app: Celery | None, context: WorkerContext, run_id: object) -> Word | None:
+    """Follow one ring. None where there was nothing to do: no such run, held, done. An agent needs no `app`."""
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         _log.warning("a ring without a run's id", given=repr(run_id)[:100])
         return None
@@ -68,7 +66,7 @@ def _unless_away(work: Callable[[], Word | None]) -> Word | None:
         return None
 
 
-def _answer(app: Celery, context: WorkerContext, run_id: str) -> Word | None:
+def _answer(app: Celery | None, context: WorkerContext, run_id: str) -> Word | None:
     for ledger in context.ledgers:
         run = ledger.get(run_id)
         if run is None:
@@ -86,7 +84,7 @@ def _answer(app: Celery, context: WorkerContext, run_id: str) -> Word | None:
     return None
 
 
-def _about(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease, run: Run) -> Word | None:
+def _about(app: Celery | None, context: WorkerContext, ledger: Ledger, lease: Lease, run: Run) -> Word | None:
     """`run` as it was before the claim: what it is to do never changes."""
     request, fleet = run.request, context.newest_fleet()
     site = topology.site_of(fleet, request)
@@ -95,7 +93,7 @@ def _about(app: Celery, context: WorkerContext, ledger: Ledger, lease: Lease, ru
         return _unless_away(lambda: _work(app, context, fleet, ledger, run, lease))
 
 
-def _work(app: Celery, context: WorkerContext, fleet: Fleet, ledger: Ledger, run: Run, lease: Lease) -> Word:
+def _work(app: Celery | None, context: WorkerContext, fleet: Fleet, ledger: Ledger, run: Run, lease: Lease) -> Word:
     try:
         _require_here(fleet, run)
         _require_first(run, lease)
@@ -121,13 +119,23 @@ def _work(app: Celery, context: WorkerContext, fleet: Fleet, ledger: Ledger, run
     )
     outcome = supervisor.run()
     _log.info("run ended", word=outcome.word.value, state=outcome.state.value, error=outcome.error)
-    with suppress(OperationalError, LedgerAway):  # Redis went away: the reaper rings, and events may be missed
+    with suppress(LedgerAway):  # then the reaper rings
         if outcome.word is Word.RELEASED and not outcome.error:
             ring(ledger.client, [(run.id, run.request.queue)])
-        committed = outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state in _COMMITTED
-        if committed and not context.agent:  # an agent reaches no key but its own
-            publish(app, SNAPSHOT_COMMITTED, {"run": run.id, **_event(run, outcome.result)})
+    committed = outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state in _COMMITTED
+    if committed and app is not None and not context.agent:  # an agent reaches no key but its own
+        _tell(app, run, outcome.result)
     return outcome.word
+
+
+def _tell(app: Celery, run: Run, result: Mapping[str, object]) -> None:
+    """Where Redis is away the event is missed: nothing depends on it."""
+    from kombu.exceptions import OperationalError  # an agent has no need of it
+
+    from shared.messaging.events import SNAPSHOT_COMMITTED, publish
+
+    with suppress(OperationalError):
+        publish(app, SNAPSHOT_COMMITTED, {"run": run.id, **_event(run, result)})
 
 
 def _require_here(fleet: Fleet, run: Run) -> None:

@@ -155,9 +155,11 @@ def join(app: App, token: str, directory: str, host: str) -> int:
     epilog="""\b
 Examples:
   holdfast agent run                                # under systemd: holdfast-agent.service
-  holdfast agent run --restores 1                   # a process more: no restore waits behind a backup""",
+  holdfast agent run --restores 0                   # restores wait for a slot, too""",
 )
-@click.option("--restores", type=click.IntRange(min=0), default=0, show_default=True, help="Slots for restores alone.")
+@click.option(
+    "--restores", type=click.IntRange(min=0), default=1, show_default=True, help="Slots for restores alone, besides."
+)
 @global_options
 @pass_app
 def run(app: App, restores: int) -> int:
@@ -172,15 +174,10 @@ def run(app: App, restores: int) -> int:
             f"{fleet.path} is no agent's file",
             hint="`holdfast agent join` writes one; a worker that shares the fleet's file is `holdfast worker start`",
         )
-    if restores:
-        from workers.parts import Slots
-        from workers.services import run_workers
-
-        return run_workers(fleet, Slots(fleet.limits.runs, restores), [fleet.agent], [], agent=True)
-    from workers.__main__ import main
+    from workers.agent import main
     from workers.children import DRAINED
 
-    code = main(["--config", fleet.path, "--host", fleet.agent, "--no-pools"])
+    code = main(["--config", fleet.path, "--host", fleet.agent, "--restores", str(restores)])
     return EXIT_OK if code == DRAINED else code
 
 

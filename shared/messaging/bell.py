@@ -83,6 +83,17 @@ def ring(client: redis.Redis, rings: Iterable[tuple[str, str]]) -> int:
     return len(pending)
 
 
+def rung(raw: str) -> object:
+    """What a message in a queue rings for: a run's id, unless it is forged or none of ours; None where it is none."""
+    try:
+        found = json.loads(raw)
+        if found["headers"]["task"] != TASK_RUN:
+            return None
+        return json.loads(base64.b64decode(found["body"]))[0][0]
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return None
+
+
 def message(run_id: str, queue: str) -> str:
     """One ring, as it lies in the queue's list. Both are of letters, digits, dots, dashes and underscores."""
     body = base64.b64encode(f'[["{run_id}"], {{}}, {_EMBEDDED}]'.encode()).decode()
