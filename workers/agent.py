@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -27,6 +28,7 @@ from shared.config.watch import FleetWatch
 from shared.errors import LedgerError
 from shared.ledger.connect import connect
 from shared.ledger.guard import guarded
+from shared.ledger.keys import realm_prefix
 from shared.ledger.roll import Roll, owner_of
 from shared.messaging.bell import rung
 from shared.messaging.names import host_queue, host_restore_queue, redis_list
@@ -108,6 +110,7 @@ class Agent:
         self._host = context.home
         self._queues = (host_restore_queue(self._host), host_queue(self._host))
         self._restores, self._any = (redis_list(queue) for queue in self._queues)
+        self._wake = f"{realm_prefix(self._host)}wake:{context.name}"
         self._client = connect(context.url, self._host, timeout=_SOCKET).client
         self._asked = threading.Event()
         self._working: set[threading.Thread] = set()
@@ -120,7 +123,7 @@ class Agent:
                 signal.signal(number, self._hear)
         context = self._context
         context.follow()
-        presence = Presence(Roll(connect(context.url, self._host)), context.name, self._queues, self._leave)
+        presence = Presence(Roll(connect(context.url, self._host)), context.name, sorted(self._queues), self._leave)
         presence.start()
         listener = threading.Thread(target=self._listen, name="bell", daemon=True)
         listener.start()
@@ -129,7 +132,7 @@ class Agent:
             self._asked.wait()
         finally:
             context.stop()
-            self._client.connection_pool.disconnect()  # the question for rings ends
+            self._end_question()
             deadline = time.monotonic() + _LEAVES_WITHIN
             for thread in [listener, *self._working]:
                 thread.join(max(0.0, deadline - time.monotonic()))
@@ -142,6 +145,14 @@ class Agent:
     def _leave(self) -> None:
         self._context.is_drained = True
         self._asked.set()
+
+    def _end_question(self) -> None:
+        """Redis holds it for seconds: it is answered with a word of our own."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.lpush(self._wake, "leave")
+        pipe.expire(self._wake, round(2 * _WAIT))
+        with suppress(LedgerError):
+            guarded(pipe.execute)
 
     def _listen(self) -> None:
         while not self._context.stopping():
@@ -157,13 +168,17 @@ class Agent:
         for_any, for_restores = self._slots.wait(_WAIT_PARTLY)
         if not for_restores:
             return
-        lists = [self._restores, self._any] if for_any else [self._restores]
+        lists = [self._wake, self._restores, *([self._any] if for_any else [])]
         wait = _WAIT if for_any and self._slots.all_free else _WAIT_PARTLY
         found = cast("tuple[str, str] | None", guarded(lambda: self._client.brpop(lists, timeout=wait)))
         self._said = ""
-        if found is None or self._context.stopping():
-            return  # one that was taken just now is rung for again
+        if found is None:
+            return
         where, raw = found
+        if self._context.stopping():
+            if where != self._wake:
+                guarded(lambda: self._client.rpush(where, raw))  # first, as it was; perhaps it is our own run's
+            return
         slot = self._slots.take(restore=where == self._restores)
         thread = threading.Thread(target=self._work, args=(slot, rung(raw)), name=f"slot-{slot}", daemon=True)
         self._working.add(thread)

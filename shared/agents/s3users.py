@@ -26,7 +26,8 @@ class S3Users:
     """The admin API of one site's server. Every method may raise StorageError."""
 
     def __init__(self, site: str, url: str, credentials: CredentialsSpec, ca_file: str | None = None) -> None:
-        import certifi
+        import ssl
+
         import urllib3
         from minio.credentials.providers import StaticProvider
         from minio.minioadmin import MinioAdmin
@@ -34,8 +35,9 @@ class S3Users:
         self._parsed: StoreUrl = parse_url(url, name=site)
         self._place = Place(site, f"s3:{self._parsed.endpoint}")
         endpoint = urlsplit(self._parsed.endpoint)
+        retries = urllib3.Retry(total=2, backoff_factor=0.2)
         pool = urllib3.PoolManager(
-            timeout=_SECONDS, retries=urllib3.Retry(total=2, backoff_factor=0.2), ca_certs=ca_file or certifi.where()
+            timeout=_SECONDS, retries=retries, ssl_context=ssl.create_default_context(cafile=ca_file)
         )
         provider = StaticProvider(credentials.access_key, credentials.secret_key, credentials.session_token)
         self._admin: MinioAdmin = MinioAdmin(
