@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import structlog
-
 from shared.agents import acl, enrolling, identity
 from shared.errors import HoldfastError, StorageError
+from shared.observability.structured import structlog
 
 if TYPE_CHECKING:
     from shared.agents.register import Enrolment

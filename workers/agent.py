@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
-import structlog
-
 from shared.config.watch import FleetWatch
 from shared.errors import LedgerError
 from shared.ledger.connect import connect
@@ -33,6 +31,7 @@ from shared.ledger.roll import Roll, owner_of
 from shared.messaging.bell import rung
 from shared.messaging.names import host_queue, host_restore_queue, redis_list
 from shared.observability import logs
+from shared.observability.structured import structlog
 from workers.children import DRAINED
 from workers.context import WorkerContext
 from workers.presence import Presence

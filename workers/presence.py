@@ -14,7 +14,6 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-
 from shared.errors import LedgerError
 from shared.ledger.connect import connect as ledger_at
 from shared.ledger.roll import Roll

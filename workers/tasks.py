@@ -12,7 +12,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-
 from shared import topology
 from shared.errors import ConfigError, HoldfastError, RestoreError
 from shared.ledger.errors import LedgerAway
