@@ -56,7 +56,7 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "max_unused": fleet.prune.max_unused,
             "max_repack": size(fleet.prune.max_repack) if fleet.prune.max_repack else "no limit",
         },
-        "exporter": {"listen": fleet.metrics_address or "off"},
+        "exporter": {"listen": fleet.metrics_address or "off", "ask_sites": fleet.ask_sites},
         "limits": {
             "runs": fleet.limits.runs,
             "cores": fleet.limits.cores or "all",

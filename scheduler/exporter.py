@@ -1,8 +1,8 @@
 """`/metrics` of the fleet: `python -m scheduler.exporter --config FILE --listen 127.0.0.1:9321`.
 
-It holds no state that matters: any number may run, anywhere that reaches Redis. Each scrape reads the ledger; the sites
-are never asked. Where Redis is away a scrape still answers: with what the configuration says, the last runs and good
-snapshots that were seen, and `holdfast_ledger_up 0`.
+It holds no state that matters: any number may run, anywhere that reaches Redis. Each scrape reads the ledger, and never
+waits for a site: what sites say is asked for between scrapes (`scheduler.sites`). Where Redis is away a scrape still
+answers: with what the configuration says, the last runs and good snapshots that were seen, and `holdfast_ledger_up 0`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
-from scheduler.facts import FactReader, leases, oldest_waiting
+from scheduler.facts import FactReader, leases, oldest_open, oldest_waiting
+from scheduler.sites import Claim, SiteLooks
 from scheduler.upkeep import DAY
+from shared import topology
 from shared.config.values import parse_listen
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError, HoldfastError, LedgerError
 from shared.ledger.connect import connect
 from shared.ledger.model import RunKind, RunState
 from shared.messaging.broker import broker_url
+from shared.messaging.names import queue_of
 from shared.observability import logs, metrics
 from shared.observability.metrics import Metric, MetricType
 from shared.observability.structured import structlog
@@ -37,7 +40,7 @@ from shared.version import VERSION
 if TYPE_CHECKING:
     from scheduler.facts import Facts, SeenRun
     from shared.config.fleet import Fleet
-    from shared.config.models import Policy
+    from shared.config.models import Policy, SourceFacts
 
 _CONFIG_EVERY = 5.0  # seconds between looks at the configuration
 _log = structlog.get_logger("holdfast.exporter")
@@ -54,6 +57,7 @@ class FleetCollector:
     """A collector of prometheus_client. Scrapes that come at once are answered one after the other."""
 
     def __init__(self, watch: FleetWatch) -> None:
+        self.looks = SiteLooks(watch, self.claims)
         self._watch = watch
         self._turn = threading.Lock()
         self._reader: FactReader | None = None
@@ -70,6 +74,18 @@ class FleetCollector:
             seconds = time.monotonic() - began
             families = list(self._families(fleet, alive=alive, seconds=seconds))
         yield from families
+
+    def claims(self, site: str) -> list[Claim]:
+        """What the ledger says that a site has, as it was read last."""
+        with self._turn:
+            if self._reader is None:
+                return []
+            good = self._reader.facts.good
+            return [
+                Claim(source, one.start, one.snapshot)
+                for source in self._watch.fleet.sources
+                if (one := good.get(source, {}).get(site)) is not None
+            ]
 
     def _read(self, fleet: Fleet) -> bool:
         try:
@@ -97,6 +113,7 @@ class FleetCollector:
         yield _family(metrics.READ_SECONDS, [((), seconds)])
         yield _family(metrics.READ_TIME, [((), self._last_read)])
         yield from _configured(fleet)
+        yield from _asked(self.looks)
         if self._reader is not None:
             yield from _past(fleet, self._reader.facts)
             if alive:
@@ -114,14 +131,21 @@ def _family(metric: Metric, samples: Iterable[Sample]) -> Family:
 
 def _configured(fleet: Fleet) -> Iterator[Family]:
     infos: list[Sample] = []
+    marks: list[Sample] = []
     targets: list[Sample] = []
+    current = topology.current(fleet)
     for name, source in fleet.sources.items():
         policy = fleet.policy_for(name)
-        executor = f"host:{source.host}" if source.host else f"pool:{source.pool or ''}"
-        infos.append(((name, policy.id if policy else "", str(source.owner or ""), executor), 1))
+        try:
+            site = current.primary(name)
+        except ConfigError:
+            site = ""  # no policy selects it, and there are several
+        infos.append(((name, policy.id if policy else "", str(source.owner or ""), _executor(source), site), 1))
+        marks += [((name, label, value), 1) for label, value in source.labels.items()]
         if policy and policy.rpo is not None:
             targets.append(((name,), float(policy.rpo)))
     yield _family(metrics.SOURCE_INFO, infos)
+    yield _family(metrics.SOURCE_LABEL, marks)
     yield _family(metrics.RPO, targets)
     wanted = [
         ((policy.id, kind.value), every) for policy in fleet.policies.values() for kind, every in _wants(fleet, policy)
@@ -139,6 +163,18 @@ def _wants(fleet: Fleet, policy: Policy) -> Iterator[tuple[RunKind, float]]:
         yield RunKind.RESTORE_TEST, policy.restore_test
 
 
+def _executor(source: SourceFacts) -> str:
+    return f"host:{source.host}" if source.host else f"pool:{source.pool or ''}"
+
+
+def _asked(looks: SiteLooks) -> Iterator[Family]:
+    """What the sites said when they were asked last."""
+    yield _family(metrics.SITE_UP, [((site,), up) for site, up in looks.up().items()])
+    verdicts = looks.verdicts()
+    yield _family(metrics.CLAIM_WRONG, [(place, not verdict.holds) for place, verdict in verdicts.items()])
+    yield _family(metrics.CLAIM_CHECKED, [(place, verdict.at) for place, verdict in verdicts.items()])
+
+
 def _past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     """What has happened, and stays true while Redis is away."""
     finals = [state for state in RunState if state.is_final]
@@ -151,6 +187,7 @@ def _past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
         errors[metrics.error_class(code)] += count
     yield _family(metrics.ERRORS, [((name,), count) for name, count in errors.items()])
     yield _family(metrics.RETRIES, [((site,), facts.retries[site]) for site in fleet.sites])
+    yield _family(metrics.UPLOADED, [((name,), facts.uploaded[name]) for name in fleet.sources])
 
     last = [(name, facts.last[name]) for name in fleet.sources if name in facts.last]
     yield _family(metrics.LAST_END, [((name, run.kind.value, run.state.value), run.ended) for name, run in last])
@@ -175,6 +212,8 @@ def _present(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     states = Counter({(kind.value, state.value): 0 for kind in RunKind for state in unfinished})
     states.update((run.kind.value, run.state.value) for run in facts.open)
     yield _family(metrics.OPEN_RUNS, sorted(states.items()))
+    ages = dict.fromkeys((kind.value for kind in RunKind), 0.0) | oldest_open(facts.open, facts.now)
+    yield _family(metrics.OPEN_AGE, [((kind,), max(0.0, age)) for kind, age in sorted(ages.items())])
 
     active = {run.source for run in facts.open if run.kind.is_backup and run.state is not RunState.QUEUED}
     yield _family(metrics.RUNNING, [((name,), name in active) for name in fleet.sources])
@@ -185,8 +224,21 @@ def _present(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     yield _family(metrics.QUEUE_LENGTH, [((queue,), facts.queues.get(queue, 0)) for queue in queues])
     yield _family(metrics.QUEUE_AGE, [((queue,), max(0.0, waits.get(queue, 0.0))) for queue in queues])
 
+    queue_by_executor = {_executor(source): queue_of(RunKind.FULL, source) for source in fleet.sources.values()}
+    yield _family(metrics.WORKERS, [((one,), facts.workers[queue]) for one, queue in sorted(queue_by_executor.items())])
+
     yield _family(metrics.LEADER, [((), facts.leader)])
     yield _family(metrics.TICK, [((), facts.tick)] if facts.tick else [])
+    redis = facts.redis
+    for metric, value in (
+        (metrics.LEDGER_KEPT, redis.persistent),
+        (metrics.LEDGER_EVICTS, redis.evicts),
+        (metrics.LEDGER_USED, redis.memory),
+        (metrics.LEDGER_LIMIT, redis.memory_limit),
+        (metrics.LEDGER_CLIENTS, redis.clients),
+        (metrics.LEDGER_CLIENTS_LIMIT, redis.clients_limit),
+    ):
+        yield _family(metric, [((), value)])
 
 
 def _size(run: SeenRun, key: str) -> float | None:
@@ -213,7 +265,8 @@ def serve(config: str, listen: str = "", *, ready: Callable[[str], None] = lambd
         raise ConfigError(f"{config}: exporter.listen is off", hint="--listen names an address")
     host, port = address(listen)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(FleetCollector(watch))
+    collector = FleetCollector(watch)
+    registry.register(collector)
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
@@ -226,8 +279,11 @@ def serve(config: str, listen: str = "", *, ready: Callable[[str], None] = lambd
     url = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
     _log.info("serving metrics", url=url)
     ready(url)
+    collector.looks.follow()
     while not asked.wait(_CONFIG_EVERY):
         watch.check()
+        collector.looks.follow()
+    collector.looks.stop()
     server.shutdown()
     server.server_close()
     thread.join()

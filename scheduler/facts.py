@@ -40,14 +40,27 @@ _STEP = 50  # entries of a list that are read at a time
 _FIELDS = ("id", "kind", "source", "state", "queue", "opened", "started", "ended", "lease", "exit_code", "result")
 _REALMS_AT_ONCE = 500  # of one script: a few milliseconds of Redis's time
 
-# KEYS: prefixes of realms; only reads. Answers in JSON: all their counts, added up.
+# KEYS: prefixes of realms; only reads. Answers in JSON: all their counts, added up, and how many workers that stay
+# consume each queue. An agent writes its own realm as it likes, so what is no count or no list is passed over.
 _COUNTS = """
-local sums = {}
+local sums, queues = {}, {}
 for _, prefix in ipairs(KEYS) do
-  local fields = redis.call('HGETALL', prefix .. 'counts')
-  for i = 1, #fields, 2 do sums[fields[i]] = (sums[fields[i]] or 0) + fields[i + 1] end
+  local fields = redis.pcall('HGETALL', prefix .. 'counts')
+  for i = 1, #fields, 2 do
+    local count = tonumber(fields[i + 1])
+    if count and count >= 0 and count < 2 ^ 53 then sums[fields[i]] = (sums[fields[i]] or 0) + count end
+  end
+  for _, name in ipairs(redis.pcall('ZRANGE', prefix .. 'workers', 0, -1)) do
+    local said = redis.pcall('HGET', prefix .. 'worker:' .. name, 'queues')
+    local fine, list = pcall(cjson.decode, said)
+    if fine and type(list) == 'table' and redis.call('EXISTS', prefix .. 'drain:' .. name) == 0 then
+      for _, queue in ipairs(list) do
+        if type(queue) == 'string' then queues[queue] = (queues[queue] or 0) + 1 end
+      end
+    end
+  end
 end
-return cjson.encode(sums)
+return cjson.encode({sums, queues})
 """
 _DATE = ("year", "month", "day", "hour", "minute", "second", "microsecond")
 _ACTIVE = (RunState.CLAIMED, RunState.RUNNING)
@@ -77,10 +90,23 @@ class SeenRun:
 
 @dataclass(frozen=True, slots=True)
 class Good:
-    """A complete snapshot: when it was begun, and when its run ended (0 for not known)."""
+    """A complete snapshot: when it was begun, when its run ended (0 for not known), its id (empty: not known)."""
 
     start: float
     end: float
+    snapshot: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisState:
+    """What Redis says of itself."""
+
+    persistent: bool = False  # it keeps its log on disk, and could write to it
+    evicts: bool = False
+    memory: int = 0  # bytes
+    memory_limit: int = 0  # bytes; 0: none
+    clients: int = 0
+    clients_limit: int = 0
 
 
 @dataclass(slots=True)
@@ -90,11 +116,14 @@ class Facts:
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and final state
     errors: Counter[int] = field(default_factory=Counter)  # by exit code
     retries: Counter[str] = field(default_factory=Counter)  # by site
+    uploaded: Counter[str] = field(default_factory=Counter)  # bytes, by source
     last: dict[str, SeenRun] = field(default_factory=dict)  # by source: the backup run that ended last
     good: dict[str, dict[str, Good]] = field(default_factory=dict)  # by source and site
     upkeep: dict[str, dict[tuple[str, str], Upkept]] = field(default_factory=dict)  # by source, and site and kind
     open: list[SeenRun] = field(default_factory=list)
     queues: dict[str, int] = field(default_factory=dict)  # rings that wait
+    workers: Counter[str] = field(default_factory=Counter)  # that consume a queue, and stay
+    redis: RedisState = field(default_factory=RedisState)
     now: float = 0.0  # Redis's clock
     leader: bool = False
     tick: float = 0.0  # 0: never
@@ -121,7 +150,8 @@ class FactReader:
         pipe.time()
         pipe.exists(BEAT_LOCK)
         pipe.hget(TICK_ENTRY, "meta")
-        (seconds, micros), leads, meta = guarded(pipe.execute)
+        pipe.info()
+        (seconds, micros), leads, meta, info = guarded(pipe.execute)
         lengths = self._each(waiting, lambda pipe, queue: pipe.llen(redis_list(queue)))
         heads = sweep.heads(self._pools, hosts)
         running = self._runs([(head.host, one) for head in heads for one in head.open])
@@ -129,7 +159,8 @@ class FactReader:
         self._look_back(fleet)
         self._look_at_upkeep(fleet)
         facts = self.facts
-        facts.ended, facts.errors, facts.retries = self._counts(hosts)
+        self._count(hosts)
+        facts.redis = _redis_state(info)
         facts.now = seconds + micros / 1e6
         facts.leader, facts.tick = bool(leads), _tick_time(meta)
         facts.open = [run for run in running if run and not run.state.is_final]
@@ -139,8 +170,8 @@ class FactReader:
         """Give up the connection."""
         self._client.close()
 
-    def _counts(self, hosts: Sequence[str]) -> tuple[Counter[tuple[str, str]], Counter[int], Counter[str]]:
-        """What has been counted: runs by kind and state, failures by exit code, retries by site."""
+    def _count(self, hosts: Sequence[str]) -> None:
+        """Read what has been counted: runs, failures, retries, bytes; and who is there."""
         pipe = self._client.pipeline(transaction=False)
         for start in range(0, len(hosts), _REALMS_AT_ONCE):
             some = [self._keys[host].prefix for host in hosts[start : start + _REALMS_AT_ONCE]]
@@ -148,8 +179,12 @@ class FactReader:
         ended: Counter[tuple[str, str]] = Counter()
         errors: Counter[int] = Counter()
         retries: Counter[str] = Counter()
+        uploaded: Counter[str] = Counter()
+        workers: Counter[str] = Counter()
         for answer in guarded(pipe.execute):
-            for name, count in json.loads(answer).items():
+            sums, queues = json.loads(answer)
+            workers.update(dict(queues))  # an empty table of Lua is an empty list of JSON, or mapping
+            for name, count in dict(sums).items():
                 what, _, of = name.partition("|")
                 if what == "ended":
                     kind, _, state = of.partition("|")
@@ -158,7 +193,11 @@ class FactReader:
                     errors[int(of)] += int(count)
                 elif what == "retries":
                     retries[of] += int(count)
-        return ended, errors, retries
+                elif what == "uploaded":
+                    uploaded[of] += int(count)
+        facts = self.facts
+        facts.ended, facts.errors, facts.retries, facts.uploaded = ended, errors, retries, uploaded
+        facts.workers = workers
 
     def _follow(self, heads: Mapping[str, tuple[float, str] | None]) -> None:
         """Learn from what ended since the last read."""
@@ -208,7 +247,8 @@ class FactReader:
             # A snapshot that an earlier attempt had committed was begun at some time since the run was opened.
             start = run.opened if run.result.get("existed") else run.started
             if site not in sites or sites[site].start < start:
-                sites[site] = Good(start, run.ended)
+                snapshot = run.result.get("snapshot")
+                sites[site] = Good(start, run.ended, snapshot if isinstance(snapshot, str) else "")
 
     def _forget(self, host: str) -> None:
         for realm, source in [one for one in self._known if one[0] == host]:
@@ -280,6 +320,26 @@ def oldest_waiting(runs: Iterable[SeenRun], now: float) -> dict[str, float]:
 def leases(runs: Iterable[SeenRun], now: float) -> Counter[str]:
     """How many runs of each queue are held."""
     return Counter(run.queue for run in runs if run.state in _ACTIVE and run.lease_until > now)
+
+
+def oldest_open(runs: Iterable[SeenRun], now: float) -> dict[str, float]:
+    """For how long (seconds) the oldest run of each kind is open."""
+    ages: dict[str, float] = {}
+    for run in runs:
+        ages[run.kind.value] = max(ages.get(run.kind.value, 0.0), now - run.opened)
+    return ages
+
+
+def _redis_state(info: Mapping[str, Any]) -> RedisState:
+    """What INFO says; a server that does not say a thing has it at its worst, or at 0."""
+    return RedisState(
+        persistent=bool(info.get("aof_enabled")) and info.get("aof_last_write_status") == "ok",
+        evicts=info.get("maxmemory_policy") != "noeviction",
+        memory=int(info.get("used_memory", 0)),
+        memory_limit=int(info.get("maxmemory", 0)),
+        clients=int(info.get("connected_clients", 0)),
+        clients_limit=int(info.get("maxclients", 0)),
+    )
 
 
 def _queues(fleet: Fleet) -> set[str]:

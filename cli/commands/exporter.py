@@ -20,9 +20,10 @@ Examples:
 def command(app: App, listen: str | None) -> int:
     """Serve the fleet's metrics at /metrics, until Ctrl-C or SIGTERM.
 
-    Each scrape reads the ledger in Redis, and no site. Any number of exporters may run, on any machines. It needs the
-    configuration and Redis; while Redis is away it goes on, and says so in holdfast_ledger_up. The metrics name
-    sources, owners and sites, and ask for no password: let only Prometheus reach the address.
+    Each scrape reads the ledger in Redis. Any number of exporters may run, on any machines. It needs the configuration
+    and Redis; while Redis is away it goes on, and says so in holdfast_ledger_up. Between scrapes it asks the sites
+    whether they have what the ledger claims, unless `exporter: {ask_sites: false}`. The metrics name sources, owners
+    and sites, and ask for no password: let only Prometheus reach the address.
 
     docs/metrics.md has all metrics, deploy/prometheus the alerts.
     """

@@ -1,4 +1,4 @@
-"""Prometheus, promtool and Alertmanager from Debian's packages (see `debian`); elsewhere those on PATH."""
+"""Prometheus, promtool, Alertmanager and amtool from Debian's packages (see `debian`); elsewhere those on PATH."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ PROMETHEUS, ALERTMANAGER = "2.42", "0.25"
 PROGRAMS = {
     "prometheus": f"prometheus-{PROMETHEUS}",
     "promtool": f"prometheus-{PROMETHEUS}",
-    "alertmanager": f"alertmanager-{ALERTMANAGER}",
+    "alertmanager": f"alertmanager-{ALERTMANAGER}-2",  # 2: amtool is with it
+    "amtool": f"alertmanager-{ALERTMANAGER}-2",
 }
 
 _PROMETHEUS_PINS = {
@@ -38,7 +39,7 @@ exec "$here/alertmanager.bin" "$@"
 
 
 def path(program: str) -> str | None:
-    """Return prometheus, promtool or alertmanager, from the cache or else from PATH, or None."""
+    """Return one of the four, from the cache or else from PATH, or None."""
     cached = tool_path(PROGRAMS[program], program)
     if os.access(cached, os.X_OK):
         return cached
@@ -46,10 +47,10 @@ def path(program: str) -> str | None:
 
 
 def install(program: str) -> None:
-    """Fetch and publish one of them; promtool and prometheus come together. About 30 MB each. Raises Unavailable."""
+    """Fetch and publish one of them, with the one it comes with. About 30 MB each. Raises Unavailable."""
     say(f"{program}: fetching from Debian {SUITE}")
     with scratch() as work:
-        if program == "alertmanager":
+        if program in {"alertmanager", "amtool"}:
             debian.unpack("prometheus-alertmanager", ALERTMANAGER, SUITE, _ALERTMANAGER_PINS, work)
             files = _moved_alertmanager(work)
         else:
@@ -77,4 +78,5 @@ def _moved_alertmanager(work: str) -> list[str]:
         with open(os.path.join(moved, name), "wb") as file:
             file.write(part)
         os.chmod(os.path.join(moved, name), 0o700)
-    return [os.path.join(moved, name) for name in (*parts, *_TEMPLATES)]
+    shutil.copy(os.path.join(work, "usr", "bin", "amtool"), moved)
+    return [os.path.join(moved, name) for name in (*parts, "amtool", *_TEMPLATES)]

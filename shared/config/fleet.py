@@ -93,6 +93,11 @@ class Fleet:
         return "" if listen == OFF else listen
 
     @property
+    def ask_sites(self) -> bool:
+        """Whether the exporter asks the sites what they have: it needs the fleet's secret and their credentials."""
+        return self._file.exporter.ask_sites
+
+    @property
     def directory(self) -> str:
         """Where relative paths start: the directory that was named, or that of the file that was."""
         return self.path if self.path not in self.files else os.path.dirname(self.path)

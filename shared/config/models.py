@@ -274,6 +274,7 @@ class Exporter(Model):
     """The metrics that `holdfast up` serves, and where `holdfast exporter` does."""
 
     listen: Listen = "127.0.0.1:9321"  # or "off"
+    ask_sites: Flag = True
 
 
 class FleetFile(Model):

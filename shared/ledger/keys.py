@@ -9,7 +9,8 @@ hf:open               sorted set: runs that are not final, by the time (ms) at w
 hf:recent             list: the runs that ended, newest first, bounded
 hf:history:<source>   list: the runs of one source that ended, newest first, bounded; what falls out is deleted
 hf:backups:<source>   set: the ids of the backups of a source that are not over; a second one joins one of them
-hf:counts             hash: ended|<kind>|<state>, error|<exit code>: runs; retries|<site>: requests made again
+hf:counts             hash: ended|<kind>|<state>, error|<exit code>: runs; retries|<site>: requests made again;
+                      uploaded|<source>: bytes of packs, of backups
 hf:fenced             sorted set: runs whose holder was fenced, "<run>:<pid>" of engines that were killed, by when (ms),
                       until the repository lock is gone
 hf:pulse              hash: when the reaper last looked (at), and until when it spares leases that ran out (spare), ms

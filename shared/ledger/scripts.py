@@ -203,7 +203,14 @@ if token ~= args[1] then return 'lost' end
 redis.call('HSET', run, 'finisher', args[1])
 redis.call('HDEL', run, 'progress')
 if args[7] ~= '' then redis.call('HINCRBY', prefix .. 'counts', 'retries|' .. args[7], args[8]) end
-if args[3] ~= '' then redis.call('HSET', run, 'result', args[3]) end
+if args[3] ~= '' then
+  redis.call('HSET', run, 'result', args[3])
+  local source, kind = unpack(redis.call('HMGET', run, 'source', 'kind'))
+  local uploaded = cjson.decode(args[3]).bytes_stored
+  if string.sub(kind, 1, 7) == 'backup-' and type(uploaded) == 'number' then
+    redis.call('HINCRBY', prefix .. 'counts', 'uploaded|' .. source, string.format('%.0f', uploaded))
+  end
+end
 if args[2] == 'failed' and cancel then
   cancelled()
   return 'finished'

@@ -41,6 +41,7 @@ def _counter(name: str, labels: str, text: str) -> Metric:
 RUNS = _counter("runs", "kind result", "Runs that ended, by kind and final state")
 ERRORS = _counter("run_errors", "class", "Runs that failed, by the class of their error (docs/exit-codes.md)")
 RETRIES = _counter("store_retries", "site", "Requests to a site that were made again, in the last attempts of runs")
+UPLOADED = _counter("uploaded_bytes", "source", "Bytes of packs that the last attempts of a source's backups uploaded")
 
 # The last backup run that ended, per source.
 LAST_END = _gauge("last_run_end_timestamp_seconds", "source kind result", "When the last backup run of a source ended")
@@ -51,7 +52,8 @@ LAST_ADDED = _gauge("last_run_added_bytes", "source", "Bytes of content that was
 LAST_UPLOADED = _gauge("last_run_uploaded_bytes", "source", "Bytes of packs that were uploaded, compressed and sealed")
 
 # What a source has, and what it should have.
-SOURCE_INFO = _gauge("source_info", "source policy owner executor", "1 for each configured source")
+SOURCE_INFO = _gauge("source_info", "source policy owner executor site", "1 for each configured source")
+SOURCE_LABEL = _gauge("source_label", "source label value", "1 for each label of each configured source")
 RPO = _gauge("source_rpo_seconds", "source", "The RPO target of a source's policy; absent where it has none")
 RUNNING = _gauge("source_running", "source", "1 while a backup of the source is claimed or running, else 0")
 GOOD_START = _gauge(
@@ -71,16 +73,35 @@ UPKEEP_GOOD = _gauge(
 UPKEEP_FAILED = _gauge("upkeep_failed", "source site kind", "1 where the last one found something wrong, else absent")
 RESTORE_RATE = _gauge("restore_rate_bytes_per_second", "source site", "What the last restore test measured")
 
+# What the sites themselves say.
+SITE_UP = _gauge("site_up", "site", "1 where the site answered the exporter when it was asked last, else 0")
+CLAIM_WRONG = _gauge(
+    "claim_disproved", "source site", "1 where the site does not have the last good snapshot that the ledger tells of"
+)
+CLAIM_CHECKED = _gauge(
+    "claim_checked_timestamp_seconds", "source site", "When the site was asked for that snapshot last"
+)
+
 # The job system.
 OPEN_RUNS = _gauge("open_runs", "kind state", "Runs that are not final")
+OPEN_AGE = _gauge("oldest_open_run_seconds", "kind", "For how long the oldest run of a kind is open; 0 for none")
 LEASES = _gauge("leases", "queue", "Runs of a queue that a worker holds a lease of")
 QUEUE_LENGTH = _gauge("queue_length", "queue", "Rings that no worker has taken yet")
 QUEUE_AGE = _gauge("queue_oldest_seconds", "queue", "For how long the oldest run of a queue has waited; 0 for none")
+WORKERS = _gauge("executor_workers", "executor", "Workers, heard of lately, that take the backups of an executor")
 LEADER = _gauge("scheduler_leader", "", "1 while a scheduler holds the lock by which one leads, else 0")
 TICK = _gauge("scheduler_tick_timestamp_seconds", "", "When the last tick was sent")
 
-# The exporter itself.
+# Redis.
 LEDGER_UP = _gauge("ledger_up", "", "1 where this scrape could read the ledger, else 0")
+LEDGER_KEPT = _gauge("ledger_persistent", "", "1 where Redis keeps its log on disk, and could write it last, else 0")
+LEDGER_EVICTS = _gauge("ledger_may_evict", "", "1 where maxmemory-policy is another than noeviction, else 0")
+LEDGER_USED = _gauge("ledger_memory_bytes", "", "What Redis has allocated")
+LEDGER_LIMIT = _gauge("ledger_memory_limit_bytes", "", "Redis's maxmemory; 0 for none")
+LEDGER_CLIENTS = _gauge("ledger_clients", "", "Connections to Redis")
+LEDGER_CLIENTS_LIMIT = _gauge("ledger_clients_limit", "", "Redis's maxclients")
+
+# The exporter itself.
 READ_SECONDS = _gauge("exporter_read_duration_seconds", "", "How long this scrape's reading of the ledger took")
 READ_TIME = _gauge("exporter_last_read_timestamp_seconds", "", "When the ledger was last read in full")
 CONFIG_OK = _gauge("exporter_config_valid", "", "1 where the configuration in force is what its files say, else 0")

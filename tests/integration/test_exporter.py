@@ -17,8 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from scheduler.exporter import FleetCollector, address
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError
+from shared.ledger.connect import connect
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, RunKind, RunRequest, RunState
+from shared.ledger.roll import Roll
 from shared.observability.metrics import METRICS
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import a_run, own_ledger, until
@@ -219,7 +221,93 @@ def test_a_hosts_runs_lie_in_a_realm_of_their_own(redis: tuple[Ledger, ValkeySer
     found = Scraper(small.path).scrape()
     assert len(found["holdfast_last_good_snapshot_start_timestamp_seconds"]) == 1
     assert found["holdfast_queue_length"][("host.server1",)] == 1
-    assert found["holdfast_source_info"] == {("web1", "all", "ops", "host:server1"): 1}
+    assert found["holdfast_source_info"] == {("web1", "all", "ops", "host:server1", "a"): 1}
+
+
+def test_uploaded_bytes_add_up_by_source(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """Of backups alone, well ended or not; and labels are served to add them up by."""
+    ledger, _ = redis
+    small.change("web1: {", "web1: {labels: {team: web, tier: 1}, ")
+    ended(ledger)
+    ended(ledger, RunState.FAILED, exit_code=30)
+    restore = replace(a_run(), kind=RunKind.RESTORE)
+    ended(ledger, run=restore)
+    found = Scraper(small.path).scrape()
+    assert found["holdfast_uploaded_bytes_total"] == {("web1",): 6}
+    assert found["holdfast_source_label"] == {("web1", "team", "web"): 1, ("web1", "tier", "1"): 1}
+
+
+def test_workers_are_counted_by_what_they_take(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """An agent counts for its host, others for their pools; one that was asked to leave counts no more."""
+    ledger, _ = redis
+    small.add_source("web2", host="server2")
+    small.add_source("web3", host="server3")
+    Roll(ledger).beat("worker-1@m", "m", 1, ["backup", "restore", "host.server3"])
+    agent = Roll(ledger.realm("server2"))
+    agent.beat("worker-2@server2", "server2", 2, ["host.server2", "host.server2.restore"])
+    agent.beat("restore-3@server2", "server2", 3, ["host.server2.restore"])
+    exporter = Scraper(small.path)
+    expected = {("pool:",): 1, ("host:server2",): 1, ("host:server3",): 1}
+    assert exporter.scrape()["holdfast_executor_workers"] == expected
+    agent.drain("worker-2@server2", "me")
+    assert exporter.scrape()["holdfast_executor_workers"] == expected | {("host:server2",): 0}
+
+
+def test_what_an_agent_makes_of_its_realm_hides_no_other(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """Counts that are none, a key of another type, a worker that says nonsense: the others are counted all the same."""
+    ledger, _ = redis
+    ended(ledger)
+    for number, (key, value) in enumerate(
+        (
+            ("counts", {"ended|backup-full|succeeded": "many", "retries|a": "-5", "uploaded|web1": "1e300"}),
+            ("counts", "no hash"),
+            ("workers", "no sorted set"),
+        )
+    ):
+        small.add_source(f"bad{number}", host=f"bad{number}")
+        name = f"hf:h:bad{number}:{key}"
+        if isinstance(value, dict):
+            ledger.client.hset(name, mapping=value)
+        else:
+            ledger.client.set(name, value)
+    Roll(ledger.realm("bad0")).beat("w", "bad0", 1, [])
+    ledger.client.hset("hf:h:bad0:worker:w", "queues", "[1, {")
+    found = Scraper(small.path).scrape()
+    assert found["holdfast_ledger_up"] == {(): 1}
+    assert found["holdfast_runs_total"]["backup-full", "succeeded"] == 1
+    assert found["holdfast_store_retries_total"] == {("a",): 0}
+    assert found["holdfast_uploaded_bytes_total"]["web1",] == 3
+    assert set(found["holdfast_executor_workers"].values()) == {0}
+
+
+def test_redis_is_told_to_keep_or_not(tmp_path: os.PathLike[str]) -> None:
+    """Its log on disk, its limit of memory, and whether it would evict."""
+    with ValkeyServer(os.path.join(tmp_path, "valkey"), append_only=True) as server:
+        small = SmallFleet(os.path.join(tmp_path, "fleet"), broker=server.url)
+        exporter = Scraper(small.path)
+        found = exporter.scrape()
+        assert (found["holdfast_ledger_persistent"], found["holdfast_ledger_may_evict"]) == ({(): 1}, {(): 0})
+        assert found["holdfast_ledger_memory_limit_bytes"] == {(): 0}
+        assert 0 < found["holdfast_ledger_clients"][()] < found["holdfast_ledger_clients_limit"][()]
+        client = connect(server.url).client
+        for name, value in (("appendonly", "no"), ("maxmemory", "64mb"), ("maxmemory-policy", "allkeys-lru")):
+            client.config_set(name, value)
+        found = exporter.scrape()
+        assert (found["holdfast_ledger_persistent"], found["holdfast_ledger_may_evict"]) == ({(): 0}, {(): 1})
+        assert (
+            0 < found["holdfast_ledger_memory_bytes"][()] < found["holdfast_ledger_memory_limit_bytes"][()] == 64 << 20
+        )
+
+
+def test_the_oldest_open_run_of_a_kind(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """Counts from when it was opened, whoever works on it; the other kinds have none."""
+    ledger, _ = redis
+    forget = replace(a_run(), kind=RunKind.FORGET)
+    ledger.open(forget)
+    ledger.client.hincrby(ledger.keys.run(forget.id), "opened", -7_200_000)
+    assert ledger.claim(forget.id, "worker").lease is not None
+    found = Scraper(small.path).scrape()["holdfast_oldest_open_run_seconds"]
+    assert {kind: age // 3600 for kind, age in found.items() if age} == {("forget",): 2}
 
 
 def test_without_redis_the_past_is_still_served(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:

@@ -18,7 +18,11 @@ RUNBOOK = (ROOT / "docs/runbook.md").read_text()
 RULES = (ROOT / "deploy/prometheus/holdfast.rules.yml").read_text()
 RULE_TESTS = (ROOT / "deploy/prometheus/holdfast.rules.test.yml").read_text()
 NAMES = {metric.name: metric for metric in METRICS}
-ALERTS: list[dict[str, Any]] = [rule for group in yaml.safe_load(RULES)["groups"] for rule in group["rules"]]
+ALL_RULES: list[dict[str, Any]] = [rule for group in yaml.safe_load(RULES)["groups"] for rule in group["rules"]]
+ALERTS = [rule for rule in ALL_RULES if "alert" in rule]
+RECORDS = {rule["record"]: str(rule["expr"]) for rule in ALL_RULES if "record" in rule}
+TESTED: list[dict[str, Any]] = [one for test in yaml.safe_load(RULE_TESTS)["tests"] for one in test["alert_rule_test"]]
+OF_A_SOURCE = {"source", "owner", "policy", "executor", "site"}
 
 
 def test_every_metric_is_documented_as_it_is() -> None:
@@ -31,19 +35,38 @@ def test_every_metric_is_documented_as_it_is() -> None:
 @pytest.mark.parametrize("text", [PAGE, RUNBOOK, RULES, RULE_TESTS], ids=["page", "runbook", "rules", "tests"])
 def test_every_metric_that_is_named_exists(text: str) -> None:
     """No document and no rule names a metric that is not served; `holdfast_queue_*` stands for several."""
-    named = {name for name in re.findall(r"\bholdfast_[a-z_]+\b", text) if not name.endswith("_")}
+    named = {name for name in re.findall(r"(?<!:)\bholdfast_[a-z_]+\b", text) if not name.endswith("_")}
     assert named - set(NAMES) == set()
     assert named != set()
 
 
+def labels_of(expression: str) -> set[str]:
+    """The labels that the series of an expression may bear: those of its metrics, through what is recorded."""
+    found = {label for name in re.findall(r"(?<![:\w])holdfast_[a-z_]+", expression) for label in NAMES[name].labels}
+    for record in re.findall(r"\w+:holdfast_\w+:\w+", expression):
+        found |= labels_of(RECORDS[record])
+    return found | ({"job", "instance"} if re.search(r"\bup\{", expression) else set())
+
+
 def test_every_label_in_the_rules_exists() -> None:
-    """What a rule selects or joins by is a label of some metric of that rule."""
-    for rule in ALERTS:
+    """What a rule selects or joins by is a label of some metric of that rule; what it reads is recorded."""
+    for rule in ALL_RULES:
         expression = str(rule["expr"])
-        known = {label for name in re.findall(r"holdfast_[a-z_]+", expression) for label in NAMES[name].labels}
         used = re.findall(r"\b(?:by|on|group_left) \(([\w, ]*)\)", expression)
         selected = re.findall(r"(\w+)!?=~?\"", expression)
-        assert {label for group in used for label in group.split(", ") if label} | set(selected) <= known, rule["alert"]
+        wanted = {label for group in used for label in group.split(", ") if label} | set(selected)
+        assert wanted - labels_of(expression) == set(), rule
+    assert [name for name in RECORDS if not re.fullmatch(r"(?:source|fleet):holdfast_[a-z_]+:[a-z_]+", name)] == []
+
+
+def test_alerts_on_sources_bear_what_they_are_routed_and_held_back_by() -> None:
+    """Owner, site and executor come through each join, and `scope` says that a site's own alert stands for them."""
+    scoped = [rule for rule in ALERTS if rule["labels"].get("scope") == "source"]
+    assert [rule["alert"] for rule in scoped if not labels_of(str(rule["expr"])) >= OF_A_SOURCE] == []
+    assert {rule["alert"] for rule in ALERTS if "$labels.source" in str(rule["annotations"])} == {
+        *(rule["alert"] for rule in scoped),
+        "HoldfastClaimDisproved",  # told even while the site is out
+    }
 
 
 def test_names_follow_prometheus() -> None:
@@ -66,7 +89,8 @@ def test_every_alert_is_complete(rule: dict[str, Any]) -> None:
     assert section is not None
     for question in ("**It means**", "**Look first**", "**Mend it**"):
         assert question in section[1]
-    assert f"alertname: {alert}\n" in RULE_TESTS
+    outcomes = {bool(test["exp_alerts"]) for test in TESTED if test["alertname"] == alert}
+    assert outcomes == ({True} if alert == "HoldfastWatchdog" else {True, False})  # it fires, and it stays silent
 
 
 def test_the_runbook_has_no_section_without_an_alert() -> None:
