@@ -72,7 +72,8 @@ def test_a_missed_rpo_fires_and_resolves(tmp_path: os.PathLike[str]) -> None:
         ):
             until(lambda: webhook.has("HoldfastRPOMissed", "firing"), seconds=30, what="firing")
             labels = next(labels for name, _, labels in webhook.alerts if name == "HoldfastRPOMissed")
-            assert labels == {"source": "web1", "policy": "all", "severity": "critical"}
+            about = {"source": "web1", "policy": "all", "executor": "pool:", "site": "a"}
+            assert labels == {**about, "severity": "critical", "scope": "source"}
 
             run = a_run()
             ledger.open(run)

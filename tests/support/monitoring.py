@@ -17,11 +17,17 @@ from tests.support.tools import Server
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 PROMETHEUS_DIR = os.path.join(ROOT, "deploy", "prometheus")
 RULES = os.path.join(PROMETHEUS_DIR, "holdfast.rules.yml")
+ALERTMANAGER_CONFIG = os.path.join(ROOT, "deploy", "alertmanager", "alertmanager.yml")
 
 
 def promtool() -> str:
     """Return the path of promtool."""
     return tools._tool("promtool")
+
+
+def amtool() -> str:
+    """Return the path of amtool."""
+    return tools._tool("amtool")
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -81,16 +87,17 @@ class PrometheusServer(_WebServer):
 
 
 class AlertmanagerServer(_WebServer):
-    """An Alertmanager that tells a webhook of each alert at once."""
+    """An Alertmanager with this configuration file; without one it tells a webhook of each alert at once."""
 
     name = "alertmanager"
 
-    def __init__(self, directory: str, *, webhook: str) -> None:
+    def __init__(self, directory: str, *, webhook: str = "", config: str = "") -> None:
         super().__init__(directory)
         self.webhook = webhook
+        self.config = config
 
     def _command(self) -> list[str]:
-        config = {
+        plain = {
             "route": {
                 "receiver": "test",
                 "group_by": ["..."],
@@ -100,7 +107,8 @@ class AlertmanagerServer(_WebServer):
             },
             "receivers": [{"name": "test", "webhook_configs": [{"url": self.webhook, "send_resolved": True}]}],
         }
-        command = [tools._tool("alertmanager"), f"--config.file={self._write('alertmanager.yml', config)}"]
+        config = self.config or self._write("alertmanager.yml", plain)
+        command = [tools._tool("alertmanager"), f"--config.file={config}"]
         command += [f"--storage.path={os.path.join(self.directory, 'data')}", "--cluster.listen-address="]
         return [*command, f"--web.listen-address=127.0.0.1:{self.port}"]
 
@@ -133,18 +141,22 @@ class ExporterServer(_WebServer):
 
 
 class Webhook:
-    """Collects what an Alertmanager sends: (alert's name, status, labels), in order."""
+    """Collects what an Alertmanager sends: (alert's name, status, labels), in order, and to which path each came."""
 
     def __init__(self) -> None:
         self.alerts: list[tuple[str, str, dict[str, str]]] = []
-        alerts = self.alerts
+        self.paths: list[str] = []
+        self.messages = 0
+        collected = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                collected.messages += 1
                 for alert in body["alerts"]:
                     labels = dict(alert["labels"])
-                    alerts.append((labels.pop("alertname"), alert["status"], labels))
+                    collected.paths.append(self.path)
+                    collected.alerts.append((labels.pop("alertname"), alert["status"], labels))
                 self.send_response(http.HTTPStatus.OK)
                 self.end_headers()
 
