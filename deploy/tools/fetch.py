@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetch what tests, demo and benchmarks need besides wheels.
 
-MinIO, stock restic twice, Prometheus with Alertmanager, libfaketime, PostgreSQL.
+MinIO, stock restic twice, Prometheus with Alertmanager, libfaketime, PostgreSQL, Redis.
 
     fetch.py                       everything
     fetch.py minio restic-0.18     these only
@@ -23,17 +23,19 @@ import faketime_deb
 import minio_source
 import postgresql_deb
 import prometheus_deb
+import redis_deb
 import restic_deb
 from toolcache import Unavailable, cache_dir, locked, say
 
 _RESTICS = tuple(f"restic-{version}" for version in restic_deb.SUITES)
-_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime", "postgresql")
+_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime", "postgresql", "redis")
 _HINTS = {
     "minio": "install Go 1.24 or newer, put it on PATH, and run this again",
     **{name: f"install restic {name.removeprefix('restic-')} or newer and put it on PATH" for name in _RESTICS},
     **{name: f"install {name} and put it on PATH" for name in prometheus_deb.PROGRAMS},
     "faketime": "install libfaketime (on Debian: apt-get install libfaketime)",
     "postgresql": "install the server of PostgreSQL 15 or newer (on Debian: apt-get install postgresql)",
+    "redis": "install Redis 7 or newer (on Debian: apt-get install redis-server)",
 }
 
 
@@ -79,6 +81,8 @@ def _path(name: str) -> str | None:
         return faketime_deb.path()
     if name == "postgresql":
         return postgresql_deb.path()
+    if name == "redis":
+        return redis_deb.path()
     return restic_deb.path(name.removeprefix("restic-"))
 
 
@@ -98,6 +102,8 @@ def _install(names: Sequence[str]) -> None:
                     faketime_deb.install()
                 elif name == "postgresql":
                     postgresql_deb.install()
+                elif name == "redis":
+                    redis_deb.install()
                 else:
                     restic_deb.install(name.removeprefix("restic-"))
             except Unavailable as error:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import http
 import os
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import yaml
 
 from tests.support.ledgers import until
-from tests.support.monitoring import ALERTMANAGER_CONFIG, AlertmanagerServer, Webhook, amtool
+from tests.support.monitoring import ALERTMANAGER_CONFIG, AlertmanagerServer, Webhook, amtool, post
 
 CONFIG = Path(ALERTMANAGER_CONFIG).read_text()
 
@@ -24,15 +23,13 @@ class Alerts:
 
     def __init__(self, server: AlertmanagerServer, webhook: Webhook) -> None:
         self.webhook = webhook
-        self._url = f"http://127.0.0.1:{server.port}/api/v2/alerts"
+        self._port = server.port
 
     def fire(self, *alerts: dict[str, str]) -> None:
         """Send them all at once."""
         ends = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-        body = json.dumps([{"labels": labels, "endsAt": ends} for labels in alerts]).encode()
-        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10):
-            pass
+        sent = [{"labels": labels, "endsAt": ends} for labels in alerts]
+        assert post(self._port, "/api/v2/alerts", sent) == http.HTTPStatus.OK
 
     def told(self) -> set[tuple[str, str, str]]:
         """Receiver, alert and source of what was told so far, but for the watchdog."""

@@ -41,6 +41,16 @@ def get(port: int, path: str) -> tuple[int, str]:
         connection.close()
 
 
+def post(port: int, path: str, data: object) -> int:
+    """Post JSON to a loopback port; the status of the answer. Raises OSError."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("POST", path, json.dumps(data), {"Content-Type": "application/json"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 class _WebServer(Server):
     ready_path = "/-/ready"
 
