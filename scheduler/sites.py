@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from shared.config.opening import open_repository
-from shared.errors import HoldfastError
+from shared.errors import ConfigError, HoldfastError
 from shared.repository.errors import RepositoryMissing
+from shared.storage.api import Denied
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
@@ -151,16 +152,21 @@ class _Look:
         """Whether it answers."""
         self._since = time.monotonic()
         error = ""
+        down = True
         try:
             store = fleet.open_site(self.site)
             try:
                 next(iter(store.list(_SOMEWHERE)), None)
             finally:
                 store.close()
+        except (ConfigError, Denied) as found:
+            error, down = str(found), False  # this exporter may not ask, which says nothing of the site
         except HoldfastError as found:
             error = str(found)
-        self._up, self._since = not error, 0.0
-        if error and error != self._said:
+        self._up, self._since = (None if error and not down else not error), 0.0
+        if error and error != self._said and not down:
+            _log.warning("a site can't be asked", site=self.site, reason=error)
+        elif error and error != self._said:
             _log.warning("a site does not answer", site=self.site, reason=error)
         elif self._said and not error:
             _log.info("a site answers again", site=self.site)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_a_site_that_is_out_is_down_and_disproves_nothing(shop: Shop) -> None:
     assert look.known == {}
     os.rename(f"{site.url}-away", site.url)
     assert (look.ask(fleet), look.answers()) == (True, True)
+
+
+def test_who_lacks_the_secret_says_nothing(shop: Shop) -> None:
+    """That an exporter may not ask says nothing of a site, and nothing of a claim."""
+    path = shop.conf / "holdfast.yaml"
+    ((name, _),) = Fleet.load(str(path)).sites.items()
+    path.write_text(
+        re.sub(r"url: .*", "url: s3:http://127.0.0.1:9/b\n    credentials: {file: none}", path.read_text(), count=1)
+    )
+    look = _Look(name, 60)
+    assert (look.ask(Fleet.load(str(path))), look.answers()) == (False, None)
+    (shop.conf / "fleet.secret").unlink()
+    look.check(Fleet.load(str(path)), Claim("data", 0))
+    assert look.known == {}
 
 
 def test_a_repository_that_is_gone_disproves(shop: Shop) -> None:
