@@ -32,6 +32,8 @@ def policy() -> dict[str, object]:
         {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"{_BUCKET}/*"]},
         {"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": [f"{_BUCKET}/repos/*"]},
         {"Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": deleted},
+        # MinIO takes the right to delete for one to destroy versions, too, unless that is denied by name.
+        {"Effect": "Deny", "Action": ["s3:DeleteObjectVersion"], "Resource": [f"{_BUCKET}/*"]},
     ]
     return {"Version": "2012-10-17", "Statement": statements}
 
