@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -260,3 +261,50 @@ def test_units_are_sandboxed(unit: Path) -> None:
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
+
+
+# -- docs/fleet.md ----------------------------------------------------------------------------------
+
+FLEET_PAGE = (ROOT / "docs/fleet.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", FLEET_PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_three_hosts_are_a_valid_fleet(tmp_path: Path) -> None:
+    """The file of the page is taken as it stands, and gives each host its policy."""
+    (text,) = [text for language, text in BLOCKS if language == "yaml"]
+    files = {"holdfast.yaml": text, "fleet.secret": "0123456789abcdef" * 4, "recovery.password": "a long password"}
+    files |= {"broker.url": "redis://hub:6379/0", "site.keys": "access_key = a\nsecret_key = b"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o600)
+    command = [sys.executable, "-m", "cli.main", "-c", tmp_path / "holdfast.yaml", "config", "check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    fleet = Fleet.load(str(tmp_path / "holdfast.yaml"))
+    followed = {name: policy.id for name in fleet.sources if (policy := fleet.policy_for(name))}
+    assert followed == {"hub": "standard", "web1": "standard", "db1": "databases"}
+    assert fleet.hosts == ("db1", "hub", "web1")
+
+
+def test_the_page_names_commands_that_exist() -> None:
+    """Each `holdfast ...` of its blocks is understood by the command."""
+    lines = [line for _, text in BLOCKS for line in re.findall(r"^holdfast (.*)$", text, re.MULTILINE)]
+    assert len(lines) >= 6
+    assert [line for line in lines if not parses(line.split())] == []
+
+
+def test_the_pages_users_are_those_of_the_files(tmp_path: Path) -> None:
+    """The line that makes users.acl makes the file that `make_secrets.py` makes of the same password."""
+    (block,) = [text for _, text in BLOCKS if "sed -e" in text]
+    (line,) = re.findall(r"^(sed -e .*?)> /etc/redis/users\.acl$", block, re.MULTILINE | re.DOTALL)
+    script = line.replace("/opt/holdfast/", f"{ROOT}/")
+    made = subprocess.run(
+        ["bash", "-c", f"PASSWORD=abc; {script}"], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    spec = importlib.util.spec_from_file_location("make_secrets", COMPOSE_DIR / "make_secrets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert made.strip() == module._users("abc")
+    assert "#HOLDFAST" not in made
