@@ -25,15 +25,18 @@ _BUCKET = f"arn:aws:s3:::{BUCKET}"
 
 
 def policy() -> dict[str, object]:
-    """What Holdfast needs on the bucket, forgetting included: see docs/sites.md, Rights."""
-    deleted = [f"{_BUCKET}/repos/*/{part}/*" for part in ("locks", "snapshots", "holdfast")]
+    """What Holdfast needs on the bucket, forgetting and pruning included: see docs/sites.md, Rights.
+
+    The workers here are all of one owner. An agent on another's server gets an identity that deletes locks alone.
+    """
+    repositories = f"{_BUCKET}/repos"
+    deleted = [f"{repositories}/*/{part}/*" for part in ("locks", "snapshots", "holdfast", "data", "index")]
+    listing = ["s3:ListBucket", "s3:GetBucketLocation", "s3:GetBucketVersioning", "s3:ListBucketVersions"]
     statements = [
-        {"Effect": "Allow", "Action": ["s3:ListBucket", "s3:GetBucketLocation"], "Resource": [_BUCKET]},
+        {"Effect": "Allow", "Action": listing, "Resource": [_BUCKET]},
         {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"{_BUCKET}/*"]},
-        {"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": [f"{_BUCKET}/repos/*"]},
-        {"Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": deleted},
-        # MinIO takes the right to delete for one to destroy versions, too, unless that is denied by name.
-        {"Effect": "Deny", "Action": ["s3:DeleteObjectVersion"], "Resource": [f"{_BUCKET}/*"]},
+        {"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": [f"{repositories}/*"]},
+        {"Effect": "Allow", "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion"], "Resource": deleted},
     ]
     return {"Version": "2012-10-17", "Statement": statements}
 

@@ -16,6 +16,7 @@ import redis
 import yaml
 from minio import Minio
 from minio.error import S3Error
+from minio.versioningconfig import SUSPENDED, VersioningConfig
 
 from tests.support.command import environment
 from tests.support.monitoring import PROMETHEUS_DIR, promtool
@@ -128,26 +129,34 @@ def test_a_backup_arrives_at_each_site(system: System) -> None:
         assert [one["id"] for one in snapshots] == [done["snapshot"]]
 
 
+def test_old_snapshots_go(system: System) -> None:
+    """Forgetting and pruning are among the rights."""
+    first = system.holdfast("backup", "docs", "--direct")
+    second = system.holdfast("backup", "docs", "--direct")
+    assert first["snapshot"] != second["snapshot"]
+    system.holdfast("forget", "docs", str(first["snapshot"]), "--direct")
+    snapshots = system.holdfast("snapshots", "docs")["snapshots"]
+    assert isinstance(snapshots, list)
+    assert first["snapshot"] not in {one["id"] for one in snapshots}
+    assert system.holdfast("prune", "docs", "--direct")["site"] == "a"
+
+
 def test_the_identity_may_no_more_than_it_needs(system: System) -> None:
-    """It deletes no pack, and destroys no version."""
+    """It destroys no key and no configuration of a repository, nor a version of one, and has no say over the bucket."""
     server = system.sites["site-a"]
     own = dict(line.split(" = ") for line in (system.base / "secrets/site-a.credentials").read_text().splitlines())
     client = Minio(endpoint=server.endpoint, access_key=own["access_key"], secret_key=own["secret_key"], secure=False)
-    root = Minio(endpoint=server.endpoint, access_key=server.access_key, secret_key=server.secret_key, secure=False)
-    pack = next(
-        root.list_objects(bucket_name="backups", prefix="repos/docs/data/", recursive=True, include_version=True)
-    )
-    snapshot = next(
-        root.list_objects(bucket_name="backups", prefix="repos/docs/snapshots/", recursive=True, include_version=True)
-    )
-    for name, version in (
-        (pack.object_name, None),
-        (pack.object_name, pack.version_id),
-        (snapshot.object_name, snapshot.version_id),
-    ):
-        with pytest.raises(S3Error, match="AccessDenied"):
-            client.remove_object(bucket_name="backups", object_name=name, version_id=version)
-    client.remove_object(bucket_name="backups", object_name=snapshot.object_name)  # which a forget does
+    found = list(client.list_objects(bucket_name="backups", prefix="repos/docs/", recursive=True, include_version=True))
+    kept = [one for one in found if one.object_name.split("/")[2] in {"keys", "config"}]
+    assert len(kept) >= 3
+    for one in kept:
+        for version in (None, one.version_id):
+            with pytest.raises(S3Error, match="AccessDenied"):
+                client.remove_object(bucket_name="backups", object_name=one.object_name, version_id=version)
+    with pytest.raises(S3Error, match="AccessDenied"):
+        client.set_bucket_versioning(bucket_name="backups", config=VersioningConfig(SUSPENDED))
+    with pytest.raises(S3Error, match="AccessDenied"):
+        client.make_bucket(bucket_name="another")
 
 
 def test_the_commands_of_health_answer(system: System) -> None:
