@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from shared.config.models import Policy, SourceFacts
 
 _CONFIG_EVERY = 5.0  # seconds between looks at the configuration
+_NEWER = 32  # pairs of a kind and a state that this release does not know, and that are shown by their names
+_OTHER = (metrics.OTHER, metrics.OTHER)
+_WORD = re.compile(r"[a-z-]{1,30}")
 _log = structlog.get_logger("holdfast.exporter")
 
 Sample = tuple[tuple[str, ...], float]
@@ -180,7 +184,9 @@ def _past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     finals = [state for state in RunState if state.is_final]
     # All that can be counted is there from the start, at 0: else the first of its kind would be no increase.
     ended = Counter({(kind.value, state.value): 0 for kind in RunKind for state in finals})
-    ended.update(facts.ended)
+    labels = _labels(facts.ended)
+    for pair, count in facts.ended.items():
+        ended[labels.get(pair, _OTHER)] += count
     yield _family(metrics.RUNS, sorted(ended.items()))
     errors: dict[str, int] = dict.fromkeys([*metrics.ERROR_CLASSES.values(), metrics.OTHER], 0)
     for code, count in facts.errors.items():
@@ -190,14 +196,23 @@ def _past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     yield _family(metrics.UPLOADED, [((name,), facts.uploaded[name]) for name in fleet.sources])
 
     last = [(name, facts.last[name]) for name in fleet.sources if name in facts.last]
-    yield _family(metrics.LAST_END, [((name, run.kind.value, run.state.value), run.ended) for name, run in last])
+    last_labels = _labels((run.kind.value, run.state.value) for _, run in last)
+    yield _family(
+        metrics.LAST_END,
+        [((name, *last_labels.get((run.kind.value, run.state.value), _OTHER)), run.ended) for name, run in last],
+    )
     yield _family(metrics.LAST_FAILED, [((name,), run.state is RunState.FAILED) for name, run in last])
     durations = [((name,), run.ended - run.started) for name, run in last if run.started]
     yield _family(metrics.LAST_DURATION, durations)
     for metric, key in _BYTES:
         yield _family(metric, [((name,), size) for name, run in last if (size := _size(run, key)) is not None])
 
-    good = [(name, site, one) for name in fleet.sources for site, one in facts.good.get(name, {}).items()]
+    good = [
+        (name, site, one)
+        for name in fleet.sources
+        for site, one in facts.good.get(name, {}).items()
+        if site in fleet.sites
+    ]
     yield _family(metrics.GOOD_START, [((name, site), one.start) for name, site, one in good])
     yield _family(metrics.GOOD_END, [((name, site), one.end) for name, site, one in good if one.end])
     kept = [((name, *place), one) for name in fleet.sources for place, one in facts.upkeep.get(name, {}).items()]
@@ -210,16 +225,18 @@ def _present(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     """What is known only while Redis answers."""
     unfinished = [state for state in RunState if not state.is_final]
     states = Counter({(kind.value, state.value): 0 for kind in RunKind for state in unfinished})
-    states.update((run.kind.value, run.state.value) for run in facts.open)
+    pairs = [(run.kind.value, run.state.value) for run in facts.open]
+    labels = _labels(pairs)
+    states.update(labels.get(pair, _OTHER) for pair in pairs)
     yield _family(metrics.OPEN_RUNS, sorted(states.items()))
-    ages = dict.fromkeys((kind.value for kind in RunKind), 0.0) | oldest_open(facts.open, facts.now)
-    yield _family(metrics.OPEN_AGE, [((kind,), max(0.0, age)) for kind, age in sorted(ages.items())])
+    ages = oldest_open(facts.open, facts.now)
+    yield _family(metrics.OPEN_AGE, [((kind.value,), max(0.0, ages.get(kind.value, 0.0))) for kind in RunKind])
 
     active = {run.source for run in facts.open if run.kind.is_backup and run.state is not RunState.QUEUED}
     yield _family(metrics.RUNNING, [((name,), name in active) for name in fleet.sources])
 
     held, waits = leases(facts.open, facts.now), oldest_waiting(facts.open, facts.now)
-    queues = sorted({*facts.queues, *held, *waits} - {""})
+    queues = sorted(facts.queues)  # those of the fleet: a run may name any
     yield _family(metrics.LEASES, [((queue,), held[queue]) for queue in queues])
     yield _family(metrics.QUEUE_LENGTH, [((queue,), facts.queues.get(queue, 0)) for queue in queues])
     yield _family(metrics.QUEUE_AGE, [((queue,), max(0.0, waits.get(queue, 0.0))) for queue in queues])
@@ -239,6 +256,16 @@ def _present(fleet: Fleet, facts: Facts) -> Iterator[Family]:
         (metrics.LEDGER_CLIENTS_LIMIT, redis.clients_limit),
     ):
         yield _family(metric, [((), value)])
+
+
+def _labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
+    """By what a kind and a state are called, their labels: their own where they are known, or a newer release's few.
+
+    An agent may write any number of words, and each would be a series for ever.
+    """
+    known = {(kind.value, state.value) for kind in RunKind for state in RunState}
+    newer = sorted(pair for pair in set(pairs) - known if all(map(_WORD.fullmatch, pair)))
+    return {pair: pair for pair in [*known, *newer[:_NEWER]]}
 
 
 def _size(run: SeenRun, key: str) -> float | None:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shared.ledger import sweep
-from shared.ledger.guard import guarded
+from shared.ledger.guard import guarded, known
 from shared.ledger.keys import BEAT_LOCK, BEAT_PREFIX
 from shared.ledger.model import UPKEEP, RunKind, RunState, Upkept, slot_time
 from shared.messaging.client import realms
@@ -140,10 +140,12 @@ class FactReader:
         self._marks: dict[str, tuple[float, str] | None] = {}  # by realm: the end that was seen last
         self._known: set[tuple[str, str]] = set()  # realms and sources whose history was looked at
         self._kept: set[str] = set()  # sources of which upkeep has ended since it was looked at
+        self._homes: dict[str, str] = {}  # by source: the realm in which its backups lie
 
     def read(self, fleet: Fleet) -> None:
         """Read the ledger once. Raises LedgerAway or LedgerError, and then leaves what was known before."""
         hosts = realms(fleet)
+        self._homes = {name: source.host or "" for name, source in fleet.sources.items()}
         self._keys = {host: self._pools.realm(host).keys for host in hosts}
         waiting = sorted(_queues(fleet))
         pipe = self._client.pipeline(transaction=False)
@@ -164,7 +166,7 @@ class FactReader:
         facts.now = seconds + micros / 1e6
         facts.leader, facts.tick = bool(leads), _tick_time(meta)
         facts.open = [run for run in running if run and not run.state.is_final]
-        facts.queues = dict(zip(waiting, lengths, strict=True))
+        facts.queues = {queue: length or 0 for queue, length in zip(waiting, lengths, strict=True)}
 
     def close(self) -> None:
         """Give up the connection."""
@@ -210,7 +212,7 @@ class FactReader:
                 continue
             fresh, met = self._since(host, mark)
             for one in reversed(fresh):
-                self._learn(one)
+                self._learn(one, host)
             if not met:
                 self._forget(host)  # wiped, or more ended than the list holds
             self._marks[host] = fresh[0].mark if fresh else (mark if met else None)
@@ -221,7 +223,8 @@ class FactReader:
         start = 0
         while True:
             key, stop = self._keys[host].recent, start + _STEP - 1
-            ids = guarded(partial(self._client.lrange, key, start, stop))
+            (found,) = self._each([key], lambda pipe, key, at=(start, stop): pipe.lrange(key, *at))
+            ids = found or ()
             for run in self._runs([(host, one) for one in ids]):
                 if run is None or not run.state.is_final:
                     continue
@@ -232,11 +235,14 @@ class FactReader:
                 return fresh, mark is None
             start += _STEP
 
-    def _learn(self, run: SeenRun) -> None:
-        """Keep what a run says of its source. Of runs that ended at once, the one that is learned later is the last."""
-        if run.kind in UPKEEP:
+    def _learn(self, run: SeenRun, host: str) -> None:
+        """Keep what a run says of its source. Of runs that ended at once, the one that is learned later is the last.
+
+        No agent speaks for another's source: what it writes into its own realm counts for those that lie there.
+        """
+        if run.kind in UPKEEP and host == "":
             self._kept.add(run.source)
-        if not run.kind.is_backup:
+        if not run.kind.is_backup or self._homes.get(run.source) != host:
             return
         before = self.facts.last.get(run.source)
         if before is None or before.ended <= run.ended:
@@ -266,23 +272,23 @@ class FactReader:
         unseen = sorted(mine - self._known)
         self._kept.update(source for _, source in unseen)
         histories = self._each(unseen, lambda pipe, one: pipe.lrange(self._keys[one[0]].history(one[1]), 0, _STEP - 1))
-        wanted = [(host, one) for (host, _), ids in zip(unseen, histories, strict=True) for one in ids]
-        for run in reversed(self._runs(wanted)):  # histories have the newest first
+        wanted = [(host, one) for (host, _), ids in zip(unseen, histories, strict=True) for one in ids or ()]
+        for (host, _), run in reversed(list(zip(wanted, self._runs(wanted), strict=True))):  # the newest come first
             if run is not None and run.state.is_final:
-                self._learn(run)
+                self._learn(run, host)
         self._known |= mine
         # No run is known: the ledger may have been wiped, and told again by the tick what exists. As soon as one is,
         # evidence says no more than it, since the slot of an incomplete snapshot stands there too.
         bare = sorted(one for one in mine if one[1] not in self.facts.last)
         told = self._each(bare, lambda pipe, one: pipe.hgetall(self._keys[one[0]].evidence(one[1])))
         for (_, source), fields in zip(bare, told, strict=True):
-            slots = {name.rpartition("|")[0]: slot for name, slot in fields.items() if name.endswith("|last")}
+            slots = {name.rpartition("|")[0]: slot for name, slot in (fields or {}).items() if name.endswith("|last")}
             self.facts.good[source] = {site: Good(_slot(slot), 0.0) for site, slot in slots.items() if _slot(slot)}
 
     def _look_at_upkeep(self, fleet: Fleet) -> None:
-        changed = [(fleet.sources[source].host or "", source) for source in sorted(self._kept & fleet.sources.keys())]
-        told = self._each(changed, lambda pipe, one: pipe.hgetall(self._keys[one[0]].evidence(one[1])))
-        for (_, source), fields in zip(changed, told, strict=True):
+        changed = sorted(self._kept & fleet.sources.keys())
+        told = self._each(changed, lambda pipe, source: pipe.hgetall(self._pools.keys.upkeep(source)))
+        for source, fields in zip(changed, told, strict=True):
             found: dict[tuple[str, str], Upkept] = {}
             for name, text in fields.items():
                 place, _, what = name.rpartition("|")
@@ -294,16 +300,16 @@ class FactReader:
 
     def _runs(self, wanted: Sequence[tuple[str, str]]) -> list[SeenRun | None]:
         hashes = self._each(wanted, lambda pipe, one: pipe.hmget(self._keys[one[0]].run(one[1]), _FIELDS))
-        return [_seen_run(dict(zip(_FIELDS, values, strict=True))) for values in hashes]
+        return [_seen_run(dict(zip(_FIELDS, values, strict=True))) if values else None for values in hashes]
 
     def _each(self, items: Sequence[Any], ask: Any) -> list[Any]:
-        """One answer per item, asked for in batches."""
+        """One answer per item, asked for in batches; None where what lies there is of another type."""
         answers: list[Any] = []
         for start in range(0, len(items), BATCH):
             pipe: Pipeline = self._client.pipeline(transaction=False)
             for item in items[start : start + BATCH]:
                 ask(pipe, item)
-            answers += guarded(pipe.execute)
+            answers += [known(one) for one in guarded(partial(pipe.execute, raise_on_error=False))]
         return answers
 
 
@@ -352,6 +358,7 @@ def _seen_run(fields: dict[str, str | None]) -> SeenRun | None:
     if not fields["kind"] or not fields["state"]:
         return None  # gone between two commands
     try:
+        result = json.loads(fields["result"] or "{}")
         return SeenRun(
             id=fields["id"] or "",
             kind=RunKind(fields["kind"]),
@@ -363,7 +370,7 @@ def _seen_run(fields: dict[str, str | None]) -> SeenRun | None:
             ended=int(fields["ended"] or 0) / 1000,
             lease_until=int(fields["lease"] or 0) / 1000,
             exit_code=int(fields["exit_code"] or 0),
-            result=json.loads(fields["result"] or "{}"),
+            result=result if isinstance(result, dict) else {},
         )
     except ValueError:
         return None  # of a release that writes it otherwise

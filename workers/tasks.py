@@ -175,11 +175,10 @@ def _note(fleet: Fleet, ledger: Ledger, run: Run, result: Mapping[str, object]) 
         return
     kind = run.request.kind
     if kind in UPKEEP and "snapshots" not in run.request.options:
-        host = fleet.source(run.request.source).host or ""  # the run lies with the pools, what is known of it does not
         code, rate = (
             value if isinstance(value := result.get(key), int | float) else 0 for key in ("exit_code", "rate")
         )
-        ledger.realm(host).note_upkeep(run.request.source, site, kind, _slot(run), code=int(code), rate=rate)
+        ledger.note_upkeep(run.request.source, site, kind, _slot(run), code=int(code), rate=rate)
     if not kind.is_backup:
         return
     slot = _slot(run)

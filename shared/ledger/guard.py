@@ -44,3 +44,19 @@ def guarded(call: Callable[[], Any]) -> Any:  # redis-py's answers are unions; e
         if isinstance(error, _AWAY) or said.startswith(_AWAY_WORDS):
             raise LedgerAway(f"Redis answers: {said}", hint=hint) from error
         raise LedgerError(f"Redis refuses: {said}", hint=hint) from error
+
+
+def known(answer: Any) -> Any:
+    """One answer of a pipeline that raises nothing itself: None where a key is not of the type that it should be.
+
+    An agent writes its own realm as it likes, and must not hold up the look at the others. Raises as `guarded` does.
+    """
+    if not isinstance(answer, Exception):
+        return answer
+    if isinstance(answer, ResponseError) and "WRONGTYPE" in str(answer):
+        return None
+
+    def fail() -> None:
+        raise answer
+
+    return guarded(fail)

@@ -14,7 +14,8 @@ hf:counts             hash: ended|<kind>|<state>, error|<exit code>: runs; retri
 hf:fenced             sorted set: runs whose holder was fenced, "<run>:<pid>" of engines that were killed, by when (ms),
                       until the repository lock is gone
 hf:pulse              hash: when the reaper last looked (at), and until when it spares leases that ran out (spare), ms
-hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots; "<site>|<kind>": of upkeep
+hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots
+hf:upkeep:<source>    hash, of the pools' realm alone: "<site>|<kind>": slot of the last; "<site>|<kind>|said": its end
 hf:workers            sorted set: the names of workers, by when they were last heard of (ms)
 hf:worker:<name>      hash: what a worker says of itself; expires
 hf:drain:<name>       string: who asked that worker to leave; expires
@@ -78,3 +79,7 @@ class Keys:
     def evidence(self, source: str) -> str:
         """What is known of a source's snapshots."""
         return f"{self.prefix}evidence:{source}"
+
+    def upkeep(self, source: str) -> str:
+        """What is known of a source's upkeep. Only that of the pools' realm counts: no agent does any."""
+        return f"{self.prefix}upkeep:{source}"

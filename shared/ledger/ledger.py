@@ -231,19 +231,18 @@ class Ledger:
 
     def note_evidence(self, source: str, site: str, evidence: Evidence) -> None:
         """Note the slots of snapshots that exist; what is older than what is known changes nothing."""
-        self._note(scripts.EVIDENCE, source, [site, evidence.last, evidence.last_full])
+        said = [site, evidence.last, evidence.last_full]
+        guarded(lambda: self._script(scripts.EVIDENCE)(keys=[self.keys.evidence(source)], args=said))
 
     def note_upkeep(
         self, source: str, site: str, kind: RunKind, slot: str, *, code: int = 0, rate: float = 0.0
     ) -> None:
-        """Note upkeep of a source at a site that was done for a slot; an older one changes nothing.
+        """Note upkeep of a source at a site that was done for a slot; an older one changes nothing. In the pools' realm.
 
         `code`: the exit code that says what came of it; `rate`: bytes/s of a restore test.
         """
-        self._note(scripts.UPKEEP, source, [site, kind.value, slot, str(code), f"{rate:.0f}"])
-
-    def _note(self, script: str, source: str, arguments: Sequence[str]) -> None:
-        guarded(lambda: self._script(script)(keys=[self.keys.evidence(source)], args=arguments))
+        said = [site, kind.value, slot, str(code), f"{rate:.0f}"]
+        guarded(lambda: self._script(scripts.UPKEEP)(keys=[self.keys.upkeep(source)], args=said))
 
     def evidence(self, source: str, site: str) -> Evidence | None:
         """What is known of a source's snapshots at a site; None says nothing at all (look at the site)."""

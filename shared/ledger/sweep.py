@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from shared.ledger import scripts
 from shared.ledger.calls import JOINS_ANY, open_arguments, opened, reap_arguments, transition
 from shared.ledger.codec import decode_run, milliseconds
-from shared.ledger.guard import guarded
+from shared.ledger.guard import guarded, known
 from shared.ledger.keys import Keys
 from shared.ledger.lease import LEASE_SECONDS
 from shared.ledger.model import Evidence, Opened, Run, RunRequest
@@ -33,31 +33,48 @@ _ACTED_ON = 1000  # transitions of one pipeline
 _OPENED_AT = 100  # runs of one script
 _LONG = 60.0  # seconds after which a run that nobody claimed has no worker, it seems
 
+# A server's agent writes its own realm as it likes. What is not of the type that it should be is taken for not there:
+# nobody can hold up the look at all the others.
+_LOOK = """
+local function look(otherwise, ...)
+  local said = redis.pcall(...)
+  if type(said) == 'table' and said.err then return otherwise end
+  return said
+end
+"""
+
 # ARGV: prefixes of realms as JSON; only reads. Answers in JSON: the number of each realm that has something, from 0,
 # the ids of its runs that are to be looked after now (some, where there are very many), whether a holder was fenced.
-_WAITING = """
+_WAITING = (
+    _LOOK
+    + """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local all = {}
 for i, prefix in ipairs(cjson.decode(ARGV[1])) do
-  local ids = redis.call('ZRANGE', prefix .. 'open', '-inf', now, 'BYSCORE', 'LIMIT', 0, 10000)
+  local ids = look({}, 'ZRANGE', prefix .. 'open', '-inf', now, 'BYSCORE', 'LIMIT', 0, 10000)
   local fenced = redis.call('EXISTS', prefix .. 'fenced')
   if #ids > 0 or fenced == 1 then all[#all + 1] = {i - 1, ids, fenced} end
 end
 return cjson.encode(all)
 """
+)
 
 # ARGV: prefixes of realms as JSON; only reads. Answers in JSON per realm: the run that ended last, when (ms), and its
 # open runs.
-_HEADS = """
+_HEADS = (
+    _LOOK
+    + """
 local all = {}
 for i, prefix in ipairs(cjson.decode(ARGV[1])) do
-  local id = redis.call('LINDEX', prefix .. 'recent', 0)
-  local ended = id and redis.call('HGET', prefix .. 'run:' .. id, 'ended')
-  all[i] = {id or '', ended or '0', redis.call('ZRANGE', prefix .. 'open', 0, -1)}
+  local id = look(false, 'LINDEX', prefix .. 'recent', 0)
+  local ended = id and look(false, 'HGET', prefix .. 'run:' .. id, 'ended')
+  if not string.match(ended or '', '^%d+$') then ended = '0' end
+  all[i] = {id or '', ended, look({}, 'ZRANGE', prefix .. 'open', 0, -1)}
 end
 return cjson.encode(all)
 """
+)
 
 # ARGV: prefixes of realms as JSON, a run's id; only reads. Answers in JSON the numbers, from 0, of those that have it.
 _HOMES = """
@@ -71,7 +88,10 @@ return cjson.encode(all)
 # ARGV: prefix, source and site of each as JSON, the ms after which a run waits long; only reads. Answers in JSON, four
 # texts a source: the slots of its last snapshot and of its last full one there; of a backup that is not over "waits"
 # where each such was not claimed for long, else "open"; the slots of its last upkeep there, by `UPKEEP`, or nothing.
-_SOURCES = """
+_SOURCES = (
+    _LOOK
+    + f"local pools = '{Keys('').prefix}'"
+    + """
 local t = redis.call('TIME')
 local before = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[2]
 local asked = cjson.decode(ARGV[1])
@@ -79,13 +99,14 @@ local all = {}
 for i = 1, #asked, 3 do
   local prefix, source, site = asked[i], asked[i + 1], asked[i + 2]
   local evidence = prefix .. 'evidence:' .. source
-  local slots = redis.call('HMGET', evidence, site .. '|last', site .. '|full', site .. '|forget', site .. '|prune',
-                           site .. '|verify', site .. '|restore-test')
-  local done = (slots[3] or '') .. ' ' .. (slots[4] or '') .. ' ' .. (slots[5] or '') .. ' ' .. (slots[6] or '')
+  local slots = look({}, 'HMGET', evidence, site .. '|last', site .. '|full')
+  local kept = look({}, 'HMGET', pools .. 'upkeep:' .. source, site .. '|forget', site .. '|prune', site .. '|verify',
+                    site .. '|restore-test')
+  local done = (kept[1] or '') .. ' ' .. (kept[2] or '') .. ' ' .. (kept[3] or '') .. ' ' .. (kept[4] or '')
   local backups = ''
-  for _, id in ipairs(redis.call('SMEMBERS', prefix .. 'backups:' .. source)) do
-    local state, opened = unpack(redis.call('HMGET', prefix .. 'run:' .. id, 'state', 'opened'))
-    local waits = state == 'queued' and tonumber(opened) < before
+  for _, id in ipairs(look({}, 'SMEMBERS', prefix .. 'backups:' .. source)) do
+    local state, opened = unpack(look({}, 'HMGET', prefix .. 'run:' .. id, 'state', 'opened'))
+    local waits = state == 'queued' and (tonumber(opened) or 0) < before
     if not waits then backups = 'open' elseif backups == '' then backups = 'waits' end
   end
   local at = (i - 1) / 3 * 4
@@ -96,14 +117,24 @@ for i = 1, #asked, 3 do
 end
 return cjson.encode(all)
 """
+)
 
-# ARGV: KEYS and ARGV of each run's OPEN as JSON. Answers in JSON what OPEN says to each.
+# ARGV: KEYS and ARGV of each run's OPEN as JSON. Answers in JSON what OPEN says to each; "waits" where what lies in the
+# realm is of another type.
 _OPEN_MANY = f"""
 local function one(KEYS, ARGV)
 {scripts.OPEN}
 end
 local said = {{}}
-for i, call in ipairs(cjson.decode(ARGV[1])) do said[i] = one(call[1], call[2]) end
+for i, call in ipairs(cjson.decode(ARGV[1])) do
+  local fine, word = pcall(one, call[1], call[2])
+  if not fine then
+    local why = type(word) == 'table' and word.err or tostring(word)
+    if not string.find(why, 'WRONGTYPE', 1, true) then return redis.error_reply(why) end
+    word = 'waits'
+  end
+  said[i] = word
+end
 return cjson.encode(said)
 """
 
@@ -203,7 +234,8 @@ def homes(pools: Ledger, hosts: Sequence[str], run_id: str) -> list[str]:
 def load(pools: Ledger, runs: Sequence[tuple[str, str]]) -> list[Run]:
     """The runs, each (host, id), that there are, in that order. Raises LedgerAway and LedgerError."""
     hashes = _each(pools, runs, lambda pipe, one: pipe.hgetall(Keys(one[0]).run(one[1])))
-    return [decode_run(fields, host) for (host, _), fields in zip(runs, hashes, strict=True) if "kind" in fields]
+    found = zip(runs, hashes, strict=True)
+    return [decode_run(fields, host) for (host, _), fields in found if fields and "kind" in fields]
 
 
 def newest(pools: Ledger, heads: Sequence[Head], count: int) -> list[Run]:
@@ -211,7 +243,7 @@ def newest(pools: Ledger, heads: Sequence[Head], count: int) -> list[Run]:
     # Whatever is among the newest lies in one of as many realms whose own newest are the newest.
     realms = sorted((head for head in heads if head.ended), key=lambda head: -head.ended)[:count]
     lists = _each(pools, realms, lambda pipe, head: pipe.lrange(Keys(head.host).recent, 0, count - 1))
-    wanted = [(head.host, run_id) for head, ids in zip(realms, lists, strict=True) for run_id in ids]
+    wanted = [(head.host, run_id) for head, ids in zip(realms, lists, strict=True) for run_id in ids or ()]
     return sorted(load(pools, wanted), key=lambda run: -run.ended)[:count]
 
 
@@ -219,7 +251,7 @@ def history(pools: Ledger, heads: Sequence[Head], source: str, count: int) -> li
     """The runs of a source that ended last, in whichever of these realms. Raises LedgerAway and LedgerError."""
     hosts = [head.host for head in heads if head.ended]
     lists = _each(pools, hosts, lambda pipe, host: pipe.lrange(Keys(host).history(source), 0, count - 1))
-    return load(pools, [(host, run_id) for host, ids in zip(hosts, lists, strict=True) for run_id in ids])
+    return load(pools, [(host, run_id) for host, ids in zip(hosts, lists, strict=True) for run_id in ids or ()])
 
 
 def open_runs(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> list[tuple[Opened, str]]:
@@ -272,11 +304,11 @@ def _batches(items: Sequence[Item], size: int = _LOOKED_AT) -> Iterator[Sequence
 
 
 def _each(pools: Ledger, items: Sequence[Item], ask: Callable[[Pipeline, Item], object]) -> list[Any]:
-    """One answer per item, many in one round trip."""
+    """One answer per item, many in one round trip; None where what lies there is of another type."""
     answers: list[Any] = []
     for start in range(0, len(items), _ACTED_ON):
         pipe = pools.client.pipeline(transaction=False)
         for item in items[start : start + _ACTED_ON]:
             ask(pipe, item)
-        answers += cast("list[Any]", guarded(pipe.execute))
+        answers += [known(one) for one in guarded(partial(pipe.execute, raise_on_error=False))]
     return answers

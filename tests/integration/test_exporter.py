@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from scheduler.exporter import FleetCollector, address
+from scheduler.tick import tick
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError
 from shared.ledger.connect import connect
@@ -278,6 +280,50 @@ def test_what_an_agent_makes_of_its_realm_hides_no_other(redis: tuple[Ledger, Va
     assert found["holdfast_store_retries_total"] == {("a",): 0}
     assert found["holdfast_uploaded_bytes_total"]["web1",] == 3
     assert set(found["holdfast_executor_workers"].values()) == {0}
+
+
+def test_no_agent_speaks_for_anothers_source(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """A run in its realm that bears another's source, or a site, a queue or a kind of its own making, adds nothing."""
+    ledger, _ = redis
+    small.add_source("stolen", host="stolen")
+    exporter = Scraper(small.path)
+    before = exporter.scrape()
+    realm = ledger.realm("stolen")
+    ended(realm)
+    odd = ended(realm, run=a_run("stolen"))
+    realm.client.hset(realm.keys.run(odd.id), "result", '{"site": "nowhere"}')
+    odd = ended(realm, run=a_run("stolen"))
+    realm.client.hset(realm.keys.run(odd.id), "result", "[1]")
+    realm.client.hset(
+        realm.keys.counts, mapping={f"ended|odd|{chr(97 + n // 26)}{chr(97 + n % 26)}": 1 for n in range(600)}
+    )
+    realm.open(replace(a_run("stolen"), queue="of its own"))
+    for scraper in (exporter, Scraper(small.path)):
+        after = scraper.scrape()
+        for name in ("holdfast_last_good_snapshot_start_timestamp_seconds", "holdfast_queue_oldest_seconds"):
+            assert set(after[name]) == set(before[name])
+        assert "web1" not in {labels[0] for labels in after["holdfast_last_run_end_timestamp_seconds"]}
+        assert after["holdfast_runs_total"]["other", "other"] == 600 - 32
+
+
+@pytest.mark.parametrize(
+    "key", ["open", "recent", "history:bad", "evidence:bad", "run:abc", "backups:bad", "workers", "pulse", "fenced"]
+)
+def test_a_key_of_another_type_stops_neither_exporter_nor_tick(
+    redis: tuple[Ledger, ValkeyServer], small: SmallFleet, key: str
+) -> None:
+    """An agent may make of its own keys what it likes: others are seen, and backed up, all the same."""
+    ledger, _ = redis
+    small.add_source("bad", host="bad")
+    ledger.client.set(f"hf:h:bad:{key}", "nonsense")
+    if key.startswith("run:"):
+        ledger.client.zadd("hf:h:bad:open", {key.removeprefix("run:"): 1})
+    exporter = Scraper(small.path)
+    assert exporter.scrape()["holdfast_ledger_up"] == {(): 1}
+    ticked = tick(small.fleet, ledger, lambda _: None, lambda *_: None, datetime.now(UTC))
+    assert "web1" in {run.source for run in ticked.opened}
+    ended(ledger)
+    assert ("web1", "a") in exporter.scrape()["holdfast_last_good_snapshot_start_timestamp_seconds"]
 
 
 def test_redis_is_told_to_keep_or_not(tmp_path: os.PathLike[str]) -> None:
