@@ -113,7 +113,7 @@ def _work(app: Celery | None, context: WorkerContext, fleet: Fleet, ledger: Ledg
         engine,
         owner=context.owner,
         stopping=context.stopping,
-        note=lambda result: _note(fleet, ledger, run, result),
+        note=lambda result: _note(ledger, run, result),
         site=str(spec["site"]["id"]),
     )
     outcome = supervisor.run()
@@ -169,7 +169,7 @@ def _slot(run: Run) -> str:
     return run.request.slot or slot_text(datetime.fromtimestamp(run.opened, UTC))
 
 
-def _note(fleet: Fleet, ledger: Ledger, run: Run, result: Mapping[str, object]) -> None:
+def _note(ledger: Ledger, run: Run, result: Mapping[str, object]) -> None:
     site = result.get("site")
     if not isinstance(site, str):
         return

@@ -237,7 +237,7 @@ class Ledger:
     def note_upkeep(
         self, source: str, site: str, kind: RunKind, slot: str, *, code: int = 0, rate: float = 0.0
     ) -> None:
-        """Note upkeep of a source at a site that was done for a slot; an older one changes nothing. In the pools' realm.
+        """Note upkeep of a source at a site that was done for a slot; an older one changes nothing.
 
         `code`: the exit code that says what came of it; `rate`: bytes/s of a restore test.
         """

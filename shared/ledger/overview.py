@@ -51,9 +51,7 @@ return cjson.encode(all)
 # KEYS: prefixes of realms; ARGV: how far to look back, then source and site for each. Answers per source: the slot of
 # its last snapshot, the newest backup that ended (id, state, kind, ended, error, slot), when the newest good one
 # started, and what is noted of the last verification and of the last restore test.
-_SOURCES = (
-    f"local pools = '{Keys('').prefix}'"
-    + """
+_SOURCES = """
 local all = {}
 for i, prefix in ipairs(KEYS) do
   local source, site = ARGV[2 * i], ARGV[2 * i + 1]
@@ -68,12 +66,11 @@ for i, prefix in ipairs(KEYS) do
       end
     end
   end
-  local kept = redis.call('HMGET', pools .. 'upkeep:' .. source, site .. '|verify|said', site .. '|restore-test|said')
+  local kept = redis.call('HMGET', 'hf:upkeep:' .. source, site .. '|verify|said', site .. '|restore-test|said')
   all[i] = {redis.call('HGET', prefix .. 'evidence:' .. source, site .. '|last'), newest, good, kept[1], kept[2]}
 end
 return cjson.encode(all)
 """
-)
 
 
 @dataclass(frozen=True, slots=True)

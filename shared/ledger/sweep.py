@@ -90,7 +90,6 @@ return cjson.encode(all)
 # where each such was not claimed for long, else "open"; the slots of its last upkeep there, by `UPKEEP`, or nothing.
 _SOURCES = (
     _LOOK
-    + f"local pools = '{Keys('').prefix}'"
     + """
 local t = redis.call('TIME')
 local before = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[2]
@@ -100,7 +99,7 @@ for i = 1, #asked, 3 do
   local prefix, source, site = asked[i], asked[i + 1], asked[i + 2]
   local evidence = prefix .. 'evidence:' .. source
   local slots = look({}, 'HMGET', evidence, site .. '|last', site .. '|full')
-  local kept = look({}, 'HMGET', pools .. 'upkeep:' .. source, site .. '|forget', site .. '|prune', site .. '|verify',
+  local kept = look({}, 'HMGET', 'hf:upkeep:' .. source, site .. '|forget', site .. '|prune', site .. '|verify',
                     site .. '|restore-test')
   local done = (kept[1] or '') .. ' ' .. (kept[2] or '') .. ' ' .. (kept[3] or '') .. ' ' .. (kept[4] or '')
   local backups = ''

@@ -54,7 +54,7 @@ class Scene:
         run = self.ledger.get(request.id)
         assert run is not None
         lease = claimed(self.ledger, request.id)
-        tasks._note(self.fleet, self.ledger, run, {"site": "a", **result})
+        tasks._note(self.ledger, run, {"site": "a", **result})
         self.ledger.finish(lease, RunState.SUCCEEDED)
 
 
