@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
-
 from shared.config.opening import open_repository
 from shared.errors import ConfigError, HoldfastError
+from shared.observability.structured import structlog
 from shared.repository.errors import RepositoryMissing
 from shared.storage.api import Denied
 
