@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _WAIT = 5.0  # seconds for which Redis holds a question for rings
 _WAIT_PARTLY = 1.0  # the same while some slots are taken: it then asks for the queues of others
+_BEAT = 6.0  # seconds between two words that it is there: thousands say so, and a drained one still leaves within 30
 _AGAIN = 2.0  # seconds between two tries while Redis is away
 _LEAVES_WITHIN = 25.0  # seconds; a supervisor gives back its run well before
 _SOCKET = 30.0  # seconds, more than _WAIT
@@ -122,7 +123,8 @@ class Agent:
                 signal.signal(number, self._hear)
         context = self._context
         context.follow()
-        presence = Presence(Roll(connect(context.url, self._host)), context.name, sorted(self._queues), self._leave)
+        roll = Roll(connect(context.url, self._host))
+        presence = Presence(roll, context.name, sorted(self._queues), self._leave, every=_BEAT)
         presence.start()
         listener = threading.Thread(target=self._listen, name="bell", daemon=True)
         listener.start()

@@ -33,12 +33,15 @@ _log = structlog.get_logger("holdfast.worker")
 class Presence:
     """One worker's entry on the roll, from `start` to `end`."""
 
-    def __init__(self, roll: Roll, name: str, queues: Sequence[str], leave: Callable[[], None]) -> None:
-        """`leave` is called once, when somebody asks the worker to."""
+    def __init__(
+        self, roll: Roll, name: str, queues: Sequence[str], leave: Callable[[], None], every: float = BEAT
+    ) -> None:
+        """`leave` is called once, when somebody asks the worker to. `every`: seconds between two words."""
         self._roll = roll
         self._name = name
         self._queues = list(queues)
         self._leave = leave
+        self._every = every
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
@@ -63,7 +66,7 @@ class Presence:
                 asked = True
                 _log.info("drained: gives back its runs and leaves", by=by)
                 self._leave()
-            self._over.wait(BEAT)
+            self._over.wait(self._every)
 
 
 def connect(context: WorkerContext) -> None:
