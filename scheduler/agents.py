@@ -37,6 +37,7 @@ class AgentKeeper:
         self._next = 0.0
         self._read_at: float | None = None
         self._known: dict[str, Enrolment] = {}
+        self._is_fresh = True  # a release may give other rights than the one before
         self._said = ""
 
     def __call__(self) -> None:
@@ -62,15 +63,16 @@ class AgentKeeper:
             if due:
                 acl.sweep_offers(client)
             missing, extra = self._differs(acl.agents(client))
-            if not missing and not extra:
+            if not missing and not extra and not self._is_fresh:
                 return
             self._read()
             missing, extra = self._differs(acl.agents(client))
             secret = self.fleet.secret.read()
+            wanted = [host for host, one in self._known.items() if not one.revoked] if self._is_fresh else missing
             acl.set_agents(
-                client,
-                [(host, identity.redis_password(secret, host, self._known[host].generation)) for host in missing],
+                client, [(host, identity.redis_password(secret, host, self._known[host].generation)) for host in wanted]
             )
+            self._is_fresh = False
             acl.remove_agents(client, extra)
             acl.save(client)
         finally:
