@@ -117,6 +117,16 @@ def test_a_second_scheduler_does_not_give_back_what_was_revoked(scene: Enrolled)
     assert scene.redis_as("web2").ping()
 
 
+def test_a_scheduler_that_starts_gives_the_rights_of_its_release(scene: Enrolled) -> None:
+    """An older release gave others: the agent needs no other token, and keeps its password."""
+    scene.enroll("web1")
+    rules = scene.root().acl_getuser("hf-agent-web1")
+    scene.root().execute_command("ACL", "SETUSER", "hf-agent-web1", "resetkeys", "-@all", "+ping")
+    assert scene.root().acl_getuser("hf-agent-web1") != rules
+    AgentKeeper(scene.fleet).look()
+    assert scene.root().acl_getuser("hf-agent-web1") == rules
+
+
 def test_without_an_administrator_the_rights_are_printed(scene: Enrolled) -> None:
     """The very policy that would have been applied, and the user; exit code 3 says that something is left to do."""
     config = scene.shop.conf / "holdfast.yaml"
