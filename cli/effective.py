@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,8 @@ def effective_source(fleet: Fleet, name: str) -> dict[str, Any]:
     shown: dict[str, Any] = {"labels": dict(source.labels)}
     if source.owner:
         shown["owner"] = source.owner
+    if rests := source.rests(time.time()):
+        shown["rests"] = rests
     shown |= {"policy": policy.id if policy else None, "because": because(fleet, source)}
     if policy is not None:
         shown |= {key: str(when) for key in ("full", "incremental") if (when := getattr(policy, key)) is not None}

@@ -137,9 +137,9 @@ def _configured(fleet: Fleet) -> Iterator[Family]:
     infos: list[Sample] = []
     marks: list[Sample] = []
     targets: list[Sample] = []
-    current = topology.current(fleet)
+    current, now = topology.current(fleet), time.time()
     for name, source in fleet.sources.items():
-        policy = fleet.policy_for(name)
+        policy = None if source.rests(now) else fleet.policy_for(name)  # no alert waits for one that rests
         try:
             site = current.primary(name)
         except ConfigError:

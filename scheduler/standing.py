@@ -39,6 +39,7 @@ class Scheduled:
     timetable: Timetable
     jitter: float  # seconds by which its slots become due later
     upkeep: tuple[Upkeep, ...] = ()
+    rests_until: float = 0.0  # POSIX seconds; nothing is due before
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _table(fleet: Fleet, epoch: Epoch) -> Table:  # noqa: ARG001 - another epoch
     led: set[tuple[str, str]] = set()  # repositories at sites, of which one source is asked for what is of the whole
     for name, source in fleet.sources.items():
         policy = fleet.policy_for(name)
-        if policy is None:
+        if policy is None or source.retired is not None:
             continue
         jitter = jitter_of(name, policy.id, policy.jitter) if policy.jitter else 0.0
         try:
@@ -99,7 +100,8 @@ def _table(fleet: Fleet, epoch: Epoch) -> Table:  # noqa: ARG001 - another epoch
         upkeep = upkeep_of(name, site, policy, repository=place[0], prune=fleet.prune.every, leads=place not in led)
         led.add(place)
         timetable = timetables[policy.id]
-        rows.append(Scheduled(name, source.host or "", site, policy, policy.id, timetable, jitter, upkeep))
+        rests = source.paused_until or 0.0
+        rows.append(Scheduled(name, source.host or "", site, policy, policy.id, timetable, jitter, upkeep, rests))
     return Table(tuple(rows), tuple((row.host, row.source, row.site) for row in rows), unknown)
 
 
@@ -111,7 +113,7 @@ def survey(
     latest, seconds = horizon(now), now.timestamp()
     passed: dict[str, Slots] = {}  # by policy, where it has no jitter
     for row, state in rows:
-        if state.backups:
+        if state.backups or row.rests_until > seconds:
             continue
         slots = passed.get(row.policy_id)
         if slots is None:

@@ -6,6 +6,7 @@ A spec holds secrets. It lives in this process and on the engine's pipe: never i
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -253,6 +254,12 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
     policy = fleet.policy_for(source)
     rules = policy.retention.rules_at(site) if policy and policy.retention else None
     given: dict[str, Any] = _allowed(options, {"site", "snapshots"}, "forget")
+    retired = fleet.source(source).retired
+    if retired is not None and time.time() < retired and not given.get("snapshots"):
+        raise ConfigError(
+            f"source {source} is {fleet.source(source).rests(time.time())}: no rule forgets any of them before",
+            hint="Change `retired` there, or name the snapshots that are to be forgotten",
+        )
     if rules is None and not given.get("snapshots"):
         whose = f"policy {policy.id} has no retention for site {site}" if policy else "no policy selects it"
         raise ConfigError(

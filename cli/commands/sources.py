@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,6 +63,7 @@ def as_json(fleet: Fleet, source: Source) -> dict[str, Any]:
         "repository": fleet.repository_of(source.id),
         "labels": dict(source.labels),
         "owner": source.owner,
+        "rests": source.rests(time.time()) or None,
     }
 
 
@@ -73,7 +75,8 @@ def table(sources: list[dict[str, Any]], of: int) -> list[str]:
     for one in sources:
         reader = f"host {one['host']}" if one["host"] else f"pool {one['pool']}" if one["pool"] else "any worker"
         labels = " ".join(f"{key}={value}" for key, value in one["labels"].items())
-        rows.append((one["id"], reader, one["policy"] or "-", one["repository"], shown(labels.encode())))
+        policy = f"{one['policy'] or '-'} (rests)" if one["rests"] else one["policy"] or "-"
+        rows.append((one["id"], reader, policy, one["repository"], shown(labels.encode())))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows

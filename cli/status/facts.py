@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from cli.status.judge import Source
@@ -22,8 +23,10 @@ def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
     sources: list[Source] = []
     places: list[tuple[str, str, str]] = []
     led: set[tuple[str, str]] = set()
+    now = time.time()
     for name, facts in fleet.sources.items():
-        policy = fleet.policy_for(name)
+        rests = facts.rests(now)
+        policy = None if rests else fleet.policy_for(name)
         try:
             site = current.primary(name)
         except ConfigError:
@@ -34,6 +37,9 @@ def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
         verify = policy.verify if policy and place not in led else None  # of a repository one source is asked
         led.add(place)
         test = policy.restore_test if policy else None
-        sources.append(Source(name, queue, owner, rpo, scheduled=policy is not None, verify=verify, restore_test=test))
+        planned = policy is not None
+        sources.append(
+            Source(name, queue, owner, rpo, scheduled=planned, verify=verify, restore_test=test, rests=rests)
+        )
         places.append((facts.host or "", name, site))
     return sources, overview(ledger_of(fleet), realms(fleet), places, ticks=SCHEDULER)

@@ -10,13 +10,14 @@ Of each source the worst that is true is said. From the worst on:
     unserved   nobody serves the queue on which it is rung (said once for each queue)
     incomplete the last backup could not read some files
     overdue    it was not verified, or not test-restored, for half as long again as its policy says
+    resting    it is paused, or retired
     unplanned  no policy backs it up
     unknown    the ledger knows nothing of it yet: Redis was emptied, or it is new. The scheduler asks the site
     first      its first backup is under way
     good       none of these
 
 `damaged`, `never` and `late` need somebody now: BAD. So does a fleet that has schedules and no scheduler, or no worker
-at all. `good` and `first` are OK, and the others are a WARNING. The report is as bad as the worst of it.
+at all. `good`, `first` and `resting` are OK, and the others are a WARNING. The report is as bad as the worst of it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Condition(StrEnum):
     UNSERVED = "unserved"
     INCOMPLETE = "incomplete"
     OVERDUE = "overdue"
+    RESTING = "resting"
     UNPLANNED = "unplanned"
     UNKNOWN = "unknown"
     FIRST = "first"
@@ -62,7 +64,7 @@ class Condition(StrEnum):
         """How bad it is."""
         if self in {Condition.DAMAGED, Condition.NEVER, Condition.LATE}:
             return Level.BAD
-        return Level.OK if self in {Condition.FIRST, Condition.GOOD} else Level.WARNING
+        return Level.OK if self in {Condition.FIRST, Condition.GOOD, Condition.RESTING} else Level.WARNING
 
 
 class Target(StrEnum):
@@ -86,6 +88,7 @@ class Source:
     scheduled: bool = True
     verify: float | None = None  # seconds between two verifications of the repository; None: not asked of it
     restore_test: float | None = None  # seconds between two
+    rests: str = ""  # why nothing of it becomes due
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class Finding:
     verified: float = 0.0  # when the last verification that found all well has ended
     tested: float = 0.0  # and the last such restore test
     restore_rate: float = 0.0  # bytes/s that the last one measured
+    rests: str = ""  # why nothing of it becomes due
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +192,8 @@ def _finding(source: Source, view: SourceView, runs: Iterable[OpenRun], now: flo
     target = _target(source, last, now, never=never)
     if _is_damaged(view):
         condition = Condition.DAMAGED
+    elif source.rests:
+        condition = Condition.RESTING
     elif never:
         condition = Condition.NEVER
     elif target is Target.LATE:
@@ -222,6 +228,7 @@ def _finding(source: Source, view: SourceView, runs: Iterable[OpenRun], now: flo
         verified=view.verified.good if view.verified else 0.0,
         tested=view.tested.good if view.tested else 0.0,
         restore_rate=view.tested.rate if view.tested else 0.0,
+        rests=source.rests,
     )
 
 

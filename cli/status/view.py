@@ -69,6 +69,7 @@ def as_json(report: Report, *, every: bool) -> dict[str, Any]:
                 "verified": show.iso(one.verified) if one.verified else None,
                 "tested": show.iso(one.tested) if one.tested else None,
                 "restore_rate": one.restore_rate or None,
+                "rests": one.rests or None,
             }
             for one in report.findings
             if every or one.condition is not Condition.GOOD
@@ -116,8 +117,8 @@ def _said(one: Finding, now: float) -> str:
         return "its first backup is under way"
     if one.condition is Condition.NEVER:
         return "never backed up"
-    if one.condition is Condition.UNPLANNED:
-        words = "no policy backs it up"
+    if one.condition in {Condition.UNPLANNED, Condition.RESTING}:
+        words = one.rests or "no policy backs it up"
         return f"{words}; last good {show.ago(one.last_good, now)}" if one.last_good else words
     good = f"last good {show.ago(one.last_good, now)}" if one.last_good else "no good backup known yet"
     target = f", target {show.duration(one.rpo)}" if one.rpo is not None else ""

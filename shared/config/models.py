@@ -6,6 +6,7 @@ all that an agent's own file holds of a source. In one file both stand in the sa
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, model_validator
@@ -26,6 +27,7 @@ from shared.config.values import (
     Id,
     Labels,
     Listen,
+    Moment,
     Name,
     OneOrMore,
     Program,
@@ -183,6 +185,20 @@ class SourceFacts(Named):
     host: Name | None = None
     pool: Name | None = None
     repository: Id | None = None  # None: the source's own id
+    paused_until: Moment | None = None  # nothing of it becomes due before
+    retired: Moment | None = None  # it is backed up no more, and no rule forgets its snapshots before
+
+    def rests(self, now: float) -> str:
+        """Why nothing of it becomes due at `now` (POSIX seconds), and nobody waits for it; else empty."""
+        if self.retired is not None:
+            return f"retired; its snapshots are kept until {_day(self.retired)} at least"
+        if self.paused_until is not None and now < self.paused_until:
+            return f"paused until {_day(self.paused_until)}"
+        return ""
+
+
+def _day(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 class Into(Model):

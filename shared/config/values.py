@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
 from itertools import islice, pairwise
 from math import inf
 from typing import Annotated, Any
@@ -245,6 +247,17 @@ def _several(value: object) -> object:
     return value
 
 
+def _moment(value: object) -> object:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    raise expected('a day or a time, such as 2027-01-31 or "2027-01-31T06:00:00Z" (UTC where it says no zone)')
+
+
 def _program(value: object) -> object:
     if not isinstance(value, list | tuple) or not value or not all(isinstance(part, str) for part in value):
         raise expected('a list of a program and its arguments: ["pg_dump", "orders"]')
@@ -297,6 +310,7 @@ Listen = Annotated[str, BeforeValidator(_listen)]  # host:port, or OFF
 Id = Annotated[str, BeforeValidator(_id)]
 FileName = Annotated[str, BeforeValidator(_file_name)]
 Duration = Annotated[float, BeforeValidator(_duration)]  # seconds
+Moment = Annotated[float, BeforeValidator(_moment)]  # POSIX seconds
 Size = Annotated[int, BeforeValidator(_size)]  # bytes
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
 BesidePath = Annotated[str, BeforeValidator(_beside)]  # taken from the configuration file's directory; absolute then
