@@ -27,6 +27,9 @@ _counts = mmap.mmap(-1, mmap.PAGESIZE)  # a slot for each process, so that none 
 DEFAULT_DEADLINE = 60.0  # seconds; outlasts the restart of a MinIO
 
 
+_DRAW = random.Random()  # noqa: S311 - of its own: who seeds the shared one must find it undisturbed
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How long and how often to try again. All times in seconds, on the monotonic clock.
@@ -40,7 +43,7 @@ class RetryPolicy:
     longest: float = 5.0  # bound of every wait
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-    draw: Callable[[], float] = field(default=random.random, repr=False)
+    draw: Callable[[], float] = field(default=_DRAW.random, repr=False)
 
     def run(self, attempt: Callable[[], T]) -> T:
         """The result of `attempt`, called again after each Transient; the last Transient when time is up."""

@@ -140,7 +140,8 @@ def test_a_newer_restic_on_path_serves_for_an_older_one(tmp_path: os.PathLike[st
     program = os.path.join(tmp_path, "restic")
     _program(program, "echo restic 0.17.3 compiled with go")
     done = _fetch("--print", cache=os.path.join(tmp_path, "cache"), path=tmp_path)
-    assert done.stdout == f"restic-0.14={program}\n"
+    of_restic = [line for line in done.stdout.splitlines() if line.startswith("restic")]  # a server may be installed
+    assert of_restic == [f"restic-0.14={program}"]
 
 
 def test_minio_of_another_hash_is_not_built(tmp_path: os.PathLike[str]) -> None:

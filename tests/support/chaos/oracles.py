@@ -19,7 +19,7 @@ _BAD = {RunState.FAILED, RunState.CANCELLED}
 
 _KEYS = re.compile(
     rf"hf:(?:h:{HOST}:)?(?:ledger|counter|counts|open|recent|pulse|workers"
-    r"|run:[0-9a-f]{32}(?::packs|:children)?|(?:history|evidence):s\d{3}|worker:[^:]+)"
+    r"|run:[0-9a-f]{32}(?::packs|:children)?|(?:history|evidence|upkeep):s\d{3,4}|worker:[^:]+)"
     r"|hf:beat(?::.+|.+)?"
     rf"|(?:hf:h:{HOST}:)?(?:_kombu\.binding(?:_permanent)?\.[a-z0-9._:-]+|_kombu\.binding_deadlines"
     r"|unacked(?:_index|_mutex)?)"
