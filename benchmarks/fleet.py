@@ -19,7 +19,7 @@ from functools import partial
 from statistics import median
 from urllib.request import urlopen
 
-from benchmarks.jobs import PAGE, ROOT, Figure, table
+from benchmarks.jobs import ROOT, Figure, publish, table
 from scheduler.evidence import SiteEvidence
 from scheduler.tick import Ticked, tick
 from shared.config.fleet import Fleet
@@ -192,10 +192,7 @@ def main() -> int:
     load = f"load {os.getloadavg()[0]:.1f} at the end, {os.cpu_count()} cores, {datetime.now(UTC):%Y-%m-%d}"
     print(load)
     if options.publish:
-        with open(PAGE) as file:
-            head, _, rest = file.read().partition(BEGIN)
-        with open(PAGE, "w") as file:
-            file.write(f"{head}{BEGIN}\nMeasured with {load}.\n\n{table(figures)}\n{END}{rest.partition(END)[2]}")
+        publish(figures, load, BEGIN, END)
     return 0 if all(figure.met for figure in figures) else 1
 
 

@@ -338,6 +338,14 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
+def publish(figures: Sequence[Figure], load: str, begin: str, end: str) -> None:
+    """Write figures into docs/benchmarks.md, between two marks of it."""
+    with open(PAGE) as file:
+        head, _, rest = file.read().partition(begin)
+    with open(PAGE, "w") as file:
+        file.write(f"{head}{begin}\nMeasured with {load}.\n\n{table(figures)}\n{end}{rest.partition(end)[2]}")
+
+
 def main() -> int:
     """Measure, print, and write where asked; 1 where an aim was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__.partition("\n")[0])
@@ -357,10 +365,7 @@ def main() -> int:
         with open(options.json, "w") as file:
             json.dump({"machine": load, "figures": [asdict(figure) for figure in figures]}, file, indent=1)
     if options.publish:
-        with open(PAGE) as file:
-            head, _, rest = file.read().partition(BEGIN)
-        with open(PAGE, "w") as file:
-            file.write(f"{head}{BEGIN}\nMeasured with {load}.\n\n{table(figures)}\n{END}{rest.partition(END)[2]}")
+        publish(figures, load, BEGIN, END)
     return 0 if all(figure.met for figure in figures) else 1
 
 

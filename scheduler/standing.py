@@ -18,6 +18,7 @@ from scheduler.timetable import Slots, Timetable, jitter_of
 from scheduler.upkeep import Upkeep, upkeep_due, upkeep_of
 from shared import topology
 from shared.errors import HoldfastError
+from shared.ledger.model import RunKind
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
@@ -39,7 +40,7 @@ class Scheduled:
     timetable: Timetable
     jitter: float  # seconds by which its slots become due later
     upkeep: tuple[Upkeep, ...] = ()
-    rests_until: float = 0.0  # POSIX seconds; nothing is due before
+    rests_until: float = 0.0  # POSIX seconds; no backup and no forget is due before
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,12 @@ def survey(
     latest, seconds = horizon(now), now.timestamp()
     passed: dict[str, Slots] = {}  # by policy, where it has no jitter
     for row, state in rows:
-        if state.backups or row.rests_until > seconds:
+        if state.backups:
+            continue
+        if row.rests_until > seconds:
+            if state.evidence is not None:  # what is there is looked after, and nothing of it is forgotten
+                tasks = (one for one in upkeep_due(row.upkeep, state.upkeep, seconds) if one.kind is not RunKind.FORGET)
+                standing.upkeep += [Wanted(row, one, state.evidence) for one in tasks]
             continue
         slots = passed.get(row.policy_id)
         if slots is None:

@@ -25,8 +25,9 @@ def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
     led: set[tuple[str, str]] = set()
     now = time.time()
     for name, facts in fleet.sources.items():
+        followed = fleet.policy_for(name) if facts.retired is None else None  # whose upkeep is due
         rests = facts.rests(now)
-        policy = None if rests else fleet.policy_for(name)
+        policy = None if rests else followed
         try:
             site = current.primary(name)
         except ConfigError:
@@ -34,9 +35,11 @@ def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
         queue = queue_of(RunKind.INCREMENTAL, facts)
         owner, rpo = facts.owner or "", policy.rpo if policy else None
         place = fleet.repository_of(name), site
-        verify = policy.verify if policy and place not in led else None  # of a repository one source is asked
-        led.add(place)
-        test = policy.restore_test if policy else None
+        verify = test = None
+        if followed is not None:
+            verify = followed.verify if place not in led else None  # of a repository one source is asked
+            test = followed.restore_test
+            led.add(place)
         planned = policy is not None
         sources.append(
             Source(name, queue, owner, rpo, scheduled=planned, verify=verify, restore_test=test, rests=rests)

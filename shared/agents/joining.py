@@ -71,7 +71,10 @@ def _take(token: Token) -> bytes:
         try:
             return bytes.fromhex(str(sealed))
         except ValueError:
-            raise BadToken("what lies ready for this token is damaged") from None
+            raise BadToken(
+                "what lies ready for this token is damaged",
+                hint=f"Make another, where the fleet's file is: holdfast agent enroll {token.host}",
+            ) from None
     again = f"Make another, where the fleet's file is: holdfast agent enroll {token.host}"
     if time.time() >= token.expires:
         raise TokenExpired("the token has expired", hint=again)

@@ -21,6 +21,7 @@ from shared.agents import identity
 from shared.agents.errors import AgentError, OtherHost
 from shared.config.loader import load
 from shared.errors import ConfigError
+from shared.retention import span
 from shared.storage.durable import make_directories, write_durable, write_durable_if_absent
 
 if TYPE_CHECKING:
@@ -58,10 +59,15 @@ class Parcel:
         """Read what `to_json` gave. Raises AgentError for names that lead elsewhere."""
         files = data.get("files")
         if not isinstance(files, dict) or not isinstance(data.get("host"), str):
-            raise AgentError("what lies ready for this token is of another release")
+            raise AgentError(
+                "what lies ready for this token is of another release", hint="Use the same release here and there"
+            )
         for name in files:
             if name != SOURCES and not _NAME.fullmatch(name):
-                raise AgentError(f"what lies ready for this token has a file of the name {name!r}")
+                raise AgentError(
+                    f"what lies ready for this token has a file of the name {name!r}",
+                    hint="Use the same release here and there; else somebody else has made it: ask who enrolled this host",
+                )
         return cls(str(data["host"]), {str(name): str(text) for name, text in files.items()})
 
 
@@ -203,8 +209,17 @@ def _policy(policy: Policy) -> dict[str, Any]:
     return shown | {key: str(when) for key in ("full", "incremental") if (when := getattr(policy, key)) is not None}
 
 
+# What a scheduler alone needs to know; and a preset, of which the command that it was made into is given.
+_NOT_GIVEN = {"owner", "paused_until", "retired", "preset", "options"}
+
+
 def _source(source: Source) -> dict[str, Any]:
-    return source.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"owner"})
+    """A source in the words of a file."""
+    shown = source.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude=_NOT_GIVEN)
+    for place in (shown, shown.get("hooks", {})):
+        if "timeout" in place:
+            place["timeout"] = span(place["timeout"])
+    return shown
 
 
 def _yaml(data: dict[str, Any]) -> str:

@@ -185,7 +185,7 @@ class SourceFacts(Named):
     host: Name | None = None
     pool: Name | None = None
     repository: Id | None = None  # None: the source's own id
-    paused_until: Moment | None = None  # nothing of it becomes due before
+    paused_until: Moment | None = None  # no backup of it becomes due before, and no rule forgets any of it
     retired: Moment | None = None  # it is backed up no more, and no rule forgets its snapshots before
 
     def rests(self, now: float) -> str:

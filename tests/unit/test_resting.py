@@ -12,12 +12,15 @@ from cli.status.judge import Condition, Level, Source, judge
 from scheduler.standing import survey, table_of
 from shared.config.fleet import Fleet
 from shared.errors import ConfigError
+from shared.ledger.model import RunKind
 from shared.ledger.overview import Overview, SourceView
 from shared.ledger.sweep import SourceState
 from tests.support.fleets import SmallFleet
 from workers import specs
 
 DAY = timedelta(days=1)
+FULL = "2026-03-04T00:00:00Z"
+KEPT = "full: 1d, verify: 1d, restore_test: 1d, retention: {keep_last: 1}"
 
 
 def fleet_with(base: Path, keys: str) -> Fleet:
@@ -46,6 +49,22 @@ def test_a_paused_source_is_due_when_its_pause_is_over(tmp_path: Path, written: 
     source = fleet.source("web1")
     assert source.rests((end - DAY).timestamp()) == "paused until 2027-01-31 00:00 UTC"
     assert source.rests(end.timestamp()) == ""
+
+
+def test_what_is_stored_of_a_paused_source_is_looked_after(tmp_path: Path) -> None:
+    """It is verified, test-restored and pruned as ever; but nothing of it is forgotten."""
+    fleet = SmallFleet(
+        str(tmp_path / "more"), policy="full: 1d, verify: 1d, restore_test: 1d, retention: {keep_last: 1}"
+    )
+    fleet.change("web1: {", "web1: {paused_until: 2030-01-31, ")
+    (row,) = table_of(fleet.fleet).rows
+    start = datetime(2026, 3, 4, tzinfo=UTC)
+    kinds = {
+        one.due.kind
+        for minute in range(7 * 1440)
+        for one in survey([(row, SourceState(FULL, FULL))], start + timedelta(minutes=minute), {}).upkeep
+    }
+    assert kinds == {RunKind.PRUNE, RunKind.VERIFY, RunKind.RESTORE_TEST}
 
 
 def test_a_retired_source_is_never_due(tmp_path: Path) -> None:

@@ -10,11 +10,9 @@ the lock is given back, Interrupted is raised.
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from shared.errors import BackupError, Interrupted
@@ -40,6 +38,7 @@ from workers.backup.hooks import Hooks
 from workers.backup.journal import Journal
 from workers.backup.mounts import make_mounts_private
 from workers.backup.spec import BackupResult, BackupSpec
+from workers.careful import stop_signals
 from workers.helpers import HelperPool
 from workers.limits import obey
 
@@ -65,7 +64,7 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
     preload(spec.site)
     if spec.hooks is not None and spec.hooks.private_mounts:
         make_mounts_private(spec.source)  # before helpers are forked: they share them
-    with _stop_signals() as stopping:
+    with stop_signals() as stopping:
         # A stream is read by one helper, whose threads take the cores.
         pool = HelperPool(1 if spec.stream else _cores(spec), lambda channel: Helper(channel, spec).run())
         run = _Run(spec, resolved, pool, on_event, stopping)
@@ -94,21 +93,6 @@ def _resolve(spec: BackupSpec) -> sources.Resolved:
 
 def _cores(spec: BackupSpec) -> int:
     return spec.helpers or len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a flag while the engine runs."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped.is_set
-        return
-    old = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped.is_set
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 class _Run:

@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -40,6 +37,7 @@ from shared.repository.snapshot import Snapshot
 from shared.retention import LAST_GOOD, Point, Verdict, decide, protected
 from shared.storage.api import Denied, MissingObject, Permanent, StoreFull
 from workers.access import open_repository
+from workers.careful import stop_signals
 from workers.limits import obey
 from workers.maintenance.forget_spec import SHOWN, ForgetReport, ForgetSpec
 
@@ -81,7 +79,7 @@ def run_forget(spec: ForgetSpec, on_event: OnEvent, guard: Guard) -> ForgetRepor
     notes = obey(spec.limits)
     repo = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
     repo.require_writable()
-    with _stop_signals() as stopping:
+    with stop_signals() as stopping:
         report = _Forget(spec, repo, on_event, guard, stopping).run()
     report.notes += notes
     report.duration = time.monotonic() - began
@@ -151,21 +149,6 @@ def _clock(repo: Repository) -> float:
         return repo.store.clock()
     except (Denied, Permanent, StoreFull):
         return time.time()
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a flag: between two deletes is soon enough."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped.is_set
-        return
-    old = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped.is_set
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 class _Forget:

@@ -18,6 +18,7 @@ from shared.repository.indexcache.scan import PARTS
 
 _RUN = 200_000  # ids in memory before a run is written: some 20 MB
 _ID = 32  # bytes
+_AGAIN = "Nothing is lost by it; see to the disk under `cache_dir`, and prune again"
 
 Run = tuple[str, list[int]]  # a file, and where each part begins in it, in bytes; the last is the end
 
@@ -103,7 +104,9 @@ def _read(path: str, begin: int, size: int) -> list[bytes]:
         with open(path, "rb") as file:
             raw = os.pread(file.fileno(), size, begin)
     except OSError as error:
-        raise HoldfastError(f"the ids of used blobs can't be read at {path}: {error.strerror}") from error
+        raise HoldfastError(f"the ids of used blobs can't be read at {path}: {error.strerror}", hint=_AGAIN) from error
     if len(raw) != size:  # what is not read would pass for unused
-        raise HoldfastError(f"the ids of used blobs at {path} are cut: expected {size} bytes, got {len(raw)}")
+        raise HoldfastError(
+            f"the ids of used blobs at {path} are cut: expected {size} bytes, got {len(raw)}", hint=_AGAIN
+        )
     return [raw[at : at + _ID] for at in range(0, size, _ID)]

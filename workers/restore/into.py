@@ -58,7 +58,7 @@ def run_into(spec: RestoreSpec, on_event: OnEvent) -> IntoResult:
 class _Into:
     def __init__(self, spec: RestoreSpec, on_event: OnEvent, notes: list[str]) -> None:
         if spec.into is None:
-            raise RestoreError("no program was named to restore into")
+            raise RestoreError("no program was named to restore into", hint="Name it: --into COMMAND, with --direct")
         self._spec = spec
         self._program: ProgramSpec = spec.into
         self._on_event = on_event
@@ -129,7 +129,10 @@ class _Into:
                     hint="Undo what it has done; try another snapshot, or another copy with --site",
                 ) from error
             if result.complete and self._given != self._size:
-                raise RestoreError(f"{result.path} of snapshot {result.snapshot[:8]} changed while it was read")
+                raise RestoreError(
+                    f"{result.path} of snapshot {result.snapshot[:8]}: {self._given} of {self._size} bytes were read",
+                    hint=f"Undo what {self._program.name} has done; `holdfast verify {self._spec.source}` says what is wrong",
+                )
             program.finish(self._look)
             result.bytes, result.said = self._given, program.said
         if not result.complete:
