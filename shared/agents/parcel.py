@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAIN = "holdfast.yaml"
 SOURCES = "conf.d/sources.yaml"
 _BROKER, _PASSWORDS = "broker.url", "machine.passwords"
+_SAME = "Use the same release here and there"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _HEAD = """\
 # The configuration of the agent of {host}, written by `holdfast agent join`, and written anew by the next one: what you
@@ -59,14 +60,12 @@ class Parcel:
         """Read what `to_json` gave. Raises AgentError for names that lead elsewhere."""
         files = data.get("files")
         if not isinstance(files, dict) or not isinstance(data.get("host"), str):
-            raise AgentError(
-                "what lies ready for this token is of another release", hint="Use the same release here and there"
-            )
+            raise AgentError("what lies ready for this token is of another release", hint=_SAME)
         for name in files:
             if name != SOURCES and not _NAME.fullmatch(name):
                 raise AgentError(
                     f"what lies ready for this token has a file of the name {name!r}",
-                    hint="Use the same release here and there; else somebody else has made it: ask who enrolled this host",
+                    hint=f"{_SAME}; else ask who enrolled this host: it may not have been made there",
                 )
         return cls(str(data["host"]), {str(name): str(text) for name, text in files.items()})
 

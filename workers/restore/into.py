@@ -131,7 +131,7 @@ class _Into:
             if result.complete and self._given != self._size:
                 raise RestoreError(
                     f"{result.path} of snapshot {result.snapshot[:8]}: {self._given} of {self._size} bytes were read",
-                    hint=f"Undo what {self._program.name} has done; `holdfast verify {self._spec.source}` says what is wrong",
+                    hint=f"Undo what {self._program.name} has done, and run `holdfast verify {self._spec.source}`",
                 )
             program.finish(self._look)
             result.bytes, result.said = self._given, program.said
