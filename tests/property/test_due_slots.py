@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduler.due import Due
@@ -143,8 +143,12 @@ def test_each_slot_is_served_once_or_listed_as_dropped(keys: dict[str, Any], ste
 
 
 @given(keys=st.sampled_from(POLICIES), idle=st.integers(0, 30 * 86400))
+@example(keys=POLICIES[3], idle=999_000)  # it ends as a blackout begins, and the hour back is before that
 def test_after_any_pause_one_run_catches_up(keys: dict[str, Any], idle: int) -> None:
-    """However long nothing ran: one run, and then nothing until the next slot, also by a clock put back an hour."""
+    """However long nothing ran: one run, and then nothing until the next slot, also by a clock put back an hour.
+
+    A blackout holds that run back; put before the blackout, the clock lets it begin.
+    """
     policy = Policy.model_validate(keys)
     policy.give_id("p")
     world = World(Scheduled("s", "", "a", policy, "p", Timetable(policy), 0.0))
@@ -156,8 +160,9 @@ def test_after_any_pause_one_run_catches_up(keys: dict[str, Any], idle: int) -> 
             world.step(action)
     assert len(world.site) <= 2
     count = len(world.site)
+    held_back = world.row.timetable.closed_until(world.now) is not None
     world.now -= timedelta(hours=1)
     world.step("tick")
-    assert len(world.open_runs()) == 0
+    assert len(world.open_runs()) <= (1 if held_back and count == 1 else 0)
     assert len(world.site) == count
     assert max(run.request.slot for run in world.site.values()) <= slot_text(START + timedelta(seconds=idle))
