@@ -29,7 +29,7 @@ demo: $(STAMP) ## Back up, break and recover real files in a minute (SITE=dir or
 
 test: $(STAMP) tools ## Run every test (ARGS goes to pytest)
 	@echo "test: pytest, $(JOBS) files at a time"
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(STAMP) tools ## Kill and freeze everything for an hour (ARGS: --chaos-seconds, --chaos-seed); writes docs/chaos.md
 	@$(BIN)/python -m pytest -q -s tests/chaos/test_everything_at_random.py -k everything \

@@ -1,4 +1,4 @@
-"""A real Celery worker over a real MinIO, killed at fifty random moments: SIGKILL to its group and to its engine's.
+"""A real Celery worker over a real MinIO, killed at random moments: SIGKILL to its group and to its engine's.
 
 Two workers serve one queue; the one that works is killed, the reaper rings, the other takes the run up, and a new
 worker takes the dead one's place. Two such lanes run side by side. The moments are drawn stage by stage, so that the
@@ -37,7 +37,7 @@ from tests.support.tools import MinioServer
 from tests.support.traced_engine import TRACE
 from tests.support.zygote import ROOT
 
-KILLS = 50
+KILLS, ALL_KILLS = 24, 50  # the seed is another each time; `--kill-points=all` for all of them
 LANES = 2
 # Each stage, the trace's line that begins it, and over how many seconds from there the moments are spread.
 STAGES = {
@@ -85,7 +85,7 @@ class Lane:
                 "a": {"url": f"s3:http://{minio.endpoint}/{bucket}", "credentials": {"file": f"{directory}/keys"}}
             },
             "regions": {"local": {"broker": broker}},
-            "sources": {f"s{number}": {"paths": [self.source]} for number in range(2 * KILLS)},
+            "sources": {f"s{number}": {"paths": [self.source]} for number in range(2 * ALL_KILLS)},
         }
         with open(self.path, "w") as file:
             json.dump(fleet, file)  # which is YAML, too
@@ -182,18 +182,19 @@ class S3Bench(Bench):
 class Kills:
     """The tally of both lanes."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, wanted: int) -> None:
         self.seed = seed
+        self.wanted = wanted
         self.landed: Counter[str] = Counter()
         self.orphaned: Counter[str] = Counter()  # the worker alone was killed
         self.again: Counter[int] = Counter()
         self._lock = threading.Lock()
-        self._numbers: Iterator[int] = iter(range(2 * KILLS))
+        self._numbers: Iterator[int] = iter(range(2 * wanted))
 
     def next(self) -> int | None:
         """The number of the next kill; None when there are enough."""
         with self._lock:
-            if self.landed.total() + self.orphaned.total() - self.landed["done"] - self.orphaned["done"] >= KILLS:
+            if self.landed.total() + self.orphaned.total() - self.landed["done"] - self.orphaned["done"] >= self.wanted:
                 return None
             return next(self._numbers)
 
@@ -244,10 +245,10 @@ def _one_kill(lane: Lane, kills: Kills, number: int) -> None:
         kills.again[len(again)] += 1
 
 
-def test_fifty_random_moments(pytestconfig: pytest.Config, capfd: pytest.CaptureFixture[str]) -> None:
+def test_random_moments(pytestconfig: pytest.Config, capfd: pytest.CaptureFixture[str]) -> None:
     """`restic check --read-data` passes after every kill, and the run ends with one snapshot, little uploaded twice."""
     seed = pytestconfig.getoption("--kill-seed") or random.SystemRandom().randrange(1, 1 << 32)
-    kills = Kills(seed)
+    kills = Kills(seed, ALL_KILLS if pytestconfig.getoption("--kill-points") == "all" else KILLS)
     began = time.monotonic()
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-kill-"))
