@@ -3,8 +3,8 @@
 PYTHON ?= python3
 SITE ?= dir
 ARGS ?=
-# Many tests wait for processes that they start, so one more than there are cores.
-JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
+# Many tests wait for processes that they start, so there are more at a time than cores.
+JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -84,7 +84,7 @@ def _scratch() -> Iterator[str]:
 
 
 def _points(writes: Sequence[str], reads: Sequence[str], *, every: bool) -> list[Point]:
-    """Every write, and a third of the reads.
+    """Every write, and a sixth of the reads.
 
     Unless all is asked half-way stands for before, which leaves the same objects; and packs, of which there are
     many, are killed half-way and after in turn, or while they are staged and written now and then.
@@ -98,7 +98,7 @@ def _points(writes: Sequence[str], reads: Sequence[str], *, every: bool) -> list
             in_turn = [ways[at % 2]] if staging or prefix == "put data" else ways
             chosen = sorted({"before", *ways}) if every else in_turn
             points += [Point(WRITES, prefix, at, way) for way in chosen]
-    step = 1 if every else 3
+    step = 1 if every else 6
     points += [Point(READS, "", number, "before") for number in range(1, len(reads) + 1, step)]
     return points
 

@@ -37,7 +37,7 @@ from tests.support.tools import MinioServer
 from tests.support.traced_engine import TRACE
 from tests.support.zygote import ROOT
 
-KILLS, ALL_KILLS = 24, 50  # the seed is another each time; `--kill-points=all` for all of them
+KILLS, ALL_KILLS = 18, 50  # the seed is another each time; `--kill-points=all` for all of them
 LANES = 2
 # Each stage, the trace's line that begins it, and over how many seconds from there the moments are spread.
 STAGES = {

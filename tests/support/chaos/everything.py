@@ -149,7 +149,7 @@ class _Scene:
                 return []
             if time.monotonic() > deadline:
                 return left
-            time.sleep(0.3)
+            time.sleep(0.6)
 
     def _open(self) -> list[str]:
         left = []
