@@ -1,0 +1,76 @@
+"""What this machine has seen of the register: how far each member was, and the newest state.
+
+A cache that may be deleted: without it a member that was rolled back is found out by the others alone. Written by
+rename, so it is whole or as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from shared.topology.ballot import Ballot
+from shared.topology.state import State
+
+
+class Memory:
+    """In a file; without a `path` in this process alone. Processes that share the file merge into it."""
+
+    def __init__(self, path: str = "") -> None:
+        self._path = path
+        self._seen: dict[str, Ballot] = {}
+        self.state: State | None = None
+        self._read()
+
+    def seen(self, member: str) -> Ballot:
+        """The highest ballot that the member was seen to have promised."""
+        return self._seen.get(member, Ballot())
+
+    def highest(self) -> Ballot:
+        """The highest one of all."""
+        return max(self._seen.values(), default=Ballot())
+
+    def note(self, promised: Mapping[str, Ballot], state: State | None) -> None:
+        """Remember what was seen; what is older than what is known is nothing new. `state`: one that was decided."""
+        self._read()
+        before = (dict(self._seen), self.state)
+        self._merge(promised, state)
+        if (self._seen, self.state) != before:
+            self._write()
+
+    def _merge(self, promised: Mapping[str, Ballot], state: State | None) -> None:
+        for name, ballot in promised.items():
+            self._seen[name] = max(ballot, self.seen(name))
+        if state is not None and (self.state is None or state.epoch >= self.state.epoch):
+            self.state = state
+
+    def _read(self) -> None:
+        if not self._path:
+            return
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # a cache: what can't be read is not there
+            with open(self._path) as file:
+                said: dict[str, Any] = json.load(file)
+            seen = {str(name): Ballot(int(number), str(who)) for name, (number, who) in said["seen"].items()}
+            self._merge(seen, State.from_json(said["state"]) if said["state"] else None)
+
+    def _write(self) -> None:
+        if not self._path:
+            return
+        said = {
+            "seen": {name: [ballot.number, ballot.who] for name, ballot in sorted(self._seen.items())},
+            "state": self.state.to_json() if self.state else None,
+        }
+        folder = os.path.dirname(self._path)
+        os.makedirs(folder, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".topology-")
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(said, file)
+            os.replace(name, self._path)
+        except BaseException:
+            os.unlink(name)
+            raise
