@@ -220,9 +220,11 @@ class Register:
 
     def _found(self, members: tuple[str, ...], answers: Mapping[str, Answer]) -> None:
         """Put a blank vote at each member: before all have one there is no first value. Raises NoMajority."""
-        silent = {name: one.error for name, one in answers.items() if name in members and one.error and one.is_silent}
-        if silent or self._memory.state is not None:
-            raise NoMajority(members, silent, founding=True)
+        errors = {name: answers[name].error for name in members}
+        if self._memory.state is not None:
+            raise NoMajority(members, errors)
+        if any(answers[name].is_silent for name in members):
+            raise NoMajority(members, errors, founding=True)
         for name in members:
             if isinstance(answers[name].error, MissingObject):
                 self._found_one(name)

@@ -14,7 +14,7 @@ from shared.topology.state import Change, Epoch, State
 from tests.support.voting import Died, MemberStore, register_of
 
 NAMES = ["a", "b", "c", "d", "e"]
-SEEDS = 200
+SEEDS = 100
 
 
 class World:
