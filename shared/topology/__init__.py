@@ -1,5 +1,19 @@
 """Which site is primary, who the members are, and under which epoch. Nothing else in Holdfast names the primary."""
 
-from shared.topology.current import Epoch, StaleEpoch, Topology, current, guard, site_of
+from shared.topology.current import Topology, current, follow, guard, register, site_of
+from shared.topology.errors import NoMajority, NotAllAgree, StaleEpoch, TopologyError
+from shared.topology.state import Epoch
 
-__all__ = ["Epoch", "StaleEpoch", "Topology", "current", "guard", "site_of"]
+__all__ = [
+    "Epoch",
+    "NoMajority",
+    "NotAllAgree",
+    "StaleEpoch",
+    "Topology",
+    "TopologyError",
+    "current",
+    "follow",
+    "guard",
+    "register",
+    "site_of",
+]

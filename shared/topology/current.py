@@ -1,34 +1,30 @@
-"""The topology as the configuration gives it: epoch (0, ""), for ever.
+"""The topology as this machine knows it, and the question to the sites that stands before each batch of deletes.
 
-The register that the sites vote on takes this place later. Then `current` reads it, and `guard` asks every member
-before each batch of deletes; who calls these two has nothing to change.
+`current` asks nobody: it goes by what was last seen of the register, which whoever follows it keeps up to date
+(`follow`); a machine that has seen none has the configuration's, at epoch 0. That may be old, and does no harm: what
+is written merges. Deletes do harm, so `guard` asks every member, each time.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from shared.errors import ConfigError, HoldfastError
+from shared.errors import ConfigError
+from shared.topology.errors import StaleEpoch
+from shared.topology.memory import Memory
+from shared.topology.register import Register, View
+from shared.topology.state import Epoch, State
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
     from shared.ledger.model import RunRequest
 
-
-class StaleEpoch(HoldfastError):
-    """The topology has changed since the work began: deletes under the old epoch must not go on."""
-
-    exit_code = 70
-
-
-@dataclass(frozen=True, order=True, slots=True)
-class Epoch:
-    """A reign of a topology; ordered."""
-
-    number: int = 0
-    claimant: str = ""
+_FILE = "topology.json"  # below the configuration's state_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,40 @@ class Topology:
 
 def current(fleet: Fleet) -> Topology:
     """The topology now."""
-    return Topology(Epoch(), tuple(fleet.sites), tuple(fleet.regions), fleet.configured_primary)
+    state = _seen(os.path.join(fleet.state_dir, _FILE))
+    if state is None:
+        return Topology(Epoch(), tuple(fleet.sites), tuple(fleet.regions), fleet.configured_primary)
+
+    def primary(source: str) -> str:
+        return state.primary(fleet.configured_primary(source))
+
+    return Topology(state.epoch, state.members, tuple(fleet.regions), primary)
+
+
+def _seen(path: str) -> State | None:
+    """What is remembered in a file, read again where that is another one than the last time."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return _remembered(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=4)
+def _remembered(path: str, _mark: tuple[int, int, int]) -> State | None:
+    return Memory(path).state
+
+
+def register(fleet: Fleet) -> Register:
+    """The register of the fleet's sites, to be closed. Raises ConfigError in an agent's file, which has no secret."""
+    secret = fleet.secret.read()
+    return Register(fleet.sites, fleet.open_site, secret, Memory(os.path.join(fleet.state_dir, _FILE)))
+
+
+def follow(fleet: Fleet) -> View:
+    """Look at all members, and remember what they have decided. Raises ConfigError."""
+    with closing(register(fleet)) as votes:
+        return votes.look()
 
 
 def site_of(fleet: Fleet, request: RunRequest) -> str:
@@ -62,8 +91,12 @@ def site_of(fleet: Fleet, request: RunRequest) -> str:
 
 
 def guard(fleet: Fleet, repository: str, epoch: Epoch) -> None:
-    """Stand before each batch of deletes in a repository: raises StaleEpoch unless `epoch` is the current one."""
-    now = current(fleet).epoch
+    """Stand before each batch of deletes in a repository: all members must agree that `epoch` is the current one.
+
+    Raises NotAllAgree, StaleEpoch.
+    """
+    with closing(register(fleet)) as votes:
+        now = votes.every().epoch
     if now != epoch:
         raise StaleEpoch(
             f"repository {repository}: nothing more is deleted: the epoch was {epoch.number}, and is {now.number} now",

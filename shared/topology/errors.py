@@ -22,7 +22,7 @@ class StaleEpoch(TopologyError):
 class NoMajority(TopologyError):
     """Fewer members than a majority could be asked. `contended`: another proposer was in the way."""
 
-    exit_code = 71
+    exit_code = 72
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class NoMajority(TopologyError):
 class NotAllAgree(TopologyError):
     """Some member does not answer, or not with what was decided: nothing may be deleted."""
 
-    exit_code = 72
+    exit_code = 73
 
     def __init__(self, others: Mapping[str, str], errors: Mapping[str, StorageError]) -> None:
         said = [f"{name} ({errors[name].args[0] if name in errors else how})" for name, how in sorted(others.items())]
