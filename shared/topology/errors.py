@@ -8,9 +8,7 @@ from shared.errors import HoldfastError, StorageError
 
 
 class TopologyError(HoldfastError):
-    """The sites can't agree, or have agreed on something else."""
-
-    exit_code = 70
+    """The sites can't agree, or have agreed on something else. One of the leaves is raised."""
 
 
 class StaleEpoch(TopologyError):
