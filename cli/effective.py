@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cli.runs import is_here
+from shared.config.inventory import place_in, trouble
 from shared.errors import ConfigError
 from shared.observability.masks import mask_text
 from shared.retention import span
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
+    from shared.config.inventory import Inventory
     from shared.config.limits import SiteLimits
     from shared.config.models import Keep, Policy, Region, Site, Source
     from shared.config.secrets import Credentials, Secret
@@ -51,6 +53,7 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "runs_per_site": fleet.scheduling.runs_per_site or "any number",
             "runs_per_host": fleet.scheduling.runs_per_host,
         },
+        **({"inventory": _inventory(fleet.inventory)} if fleet.inventory else {}),
         "prune": {
             "every": span(fleet.prune.every),
             "grace": span(fleet.prune.grace),
@@ -119,6 +122,12 @@ def because(fleet: Fleet, source: Source) -> str:
 def warnings(fleet: Fleet) -> Iterator[str]:
     """What is valid and yet may not be what was meant, or is not done by this release, or can't be on this machine."""
     yield from fleet.not_done()
+    if fleet.inventory is not None:
+        if said := trouble(place_in(fleet.state_dir).read_state(), fleet.inventory, time.time()):
+            yield f"inventory: {said}"
+        for name, source in fleet.sources.items():
+            if source.left:
+                yield f"sources.{name}: {source.rests(time.time())}; where that is meant: holdfast sources drop {name}"
     for name, source in fleet.sources.items():
         if fleet.policy_for(name) is None:
             yield f"sources.{name}: {because(fleet, source)}"
@@ -253,6 +262,16 @@ def _policy(fleet: Fleet, policy: Policy) -> dict[str, Any]:
 def _kept(keep: Keep) -> dict[str, Any]:
     given = keep.model_dump(exclude_none=True, exclude={"sites"})
     return {key: span(value) if key == "keep_within" else value for key, value in given.items()}
+
+
+def _inventory(inventory: Inventory) -> dict[str, Any]:
+    return {
+        "command": _program(inventory.command),
+        "env": _env(inventory.env),
+        "every": span(inventory.every),
+        "timeout": span(inventory.timeout),
+        "max_loss": inventory.max_loss,
+    }
 
 
 def _env(variables: Mapping[str, str | Secret]) -> dict[str, Any]:

@@ -254,7 +254,12 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
     policy = fleet.policy_for(source)
     rules = policy.retention.rules_at(site) if policy and policy.retention else None
     given: dict[str, Any] = _allowed(options, {"site", "snapshots"}, "forget")
-    retired = fleet.source(source).retired
+    retired, left = fleet.source(source).retired, fleet.source(source).left
+    if left and not given.get("snapshots"):
+        raise ConfigError(
+            f"source {source} is {fleet.source(source).rests(time.time())}: no rule forgets any of them",
+            hint="Name the snapshots that are to be forgotten",
+        )
     if retired is not None and time.time() < retired and not given.get("snapshots"):
         raise ConfigError(
             f"source {source} is {fleet.source(source).rests(time.time())}: no rule forgets any of them before",

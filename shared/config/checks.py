@@ -65,6 +65,8 @@ def _secrets(file: FleetFile) -> Iterator[tuple[Path, str]]:
             yield (key,), f"does not belong into the file of {file.agent}'s agent: it opens every repository"
     if file.machine_passwords is None:
         yield ("machine_passwords",), "is missing"
+    if file.inventory is not None:
+        yield ("inventory",), "is for a fleet's file: an agent's sources stand in its own file, or in its conf.d"
     for name, source in file.sources.items():
         if source.host != file.agent:
             yield ("sources", name, "host"), f"expected {file.agent}, whose agent's file this is"

@@ -9,9 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
 from shared.config.base import Model, Named
+from shared.config.inventory import Inventory
 from shared.config.limits import Limits, SiteLimits
 from shared.config.programs import Variables
 from shared.config.scheduling import PolicyDefaults, Scheduling
@@ -188,8 +189,26 @@ class SourceFacts(Named):
     paused_until: Moment | None = None  # no backup of it becomes due before, and no rule forgets any of it
     retired: Moment | None = None  # it is backed up no more, and no rule forgets its snapshots before
 
+    _left: float = PrivateAttr(default=0.0)
+
+    @property
+    def left(self) -> float:
+        """Since when (POSIX seconds) the inventory names it no more; 0 where it does, or never has."""
+        return self._left
+
+    def leave(self, since: float) -> None:
+        """Told once, by the loader."""
+        self._left = since
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it becomes due ever again: it is retired, or gone from the inventory."""
+        return self.retired is not None or self._left > 0
+
     def rests(self, now: float) -> str:
         """Why nothing of it becomes due at `now` (POSIX seconds), and nobody waits for it; else empty."""
+        if self._left:
+            return f"gone from the inventory since {_day(self._left)}; its snapshots stay"
         if self.retired is not None:
             return f"retired; its snapshots are kept until {_day(self.retired)} at least"
         if self.paused_until is not None and now < self.paused_until:
@@ -313,6 +332,7 @@ class FleetFile(Model):
     exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()
     limits: Annotated[Limits, mapping_of("limits")] = Limits()
     scheduling: Annotated[Scheduling, mapping_of("limits")] = Scheduling()
+    inventory: Inventory | None = None  # a program that names sources; its answers are joined to `sources`
     regions: Annotated[dict[Name, Region], mapping_of("regions by name")] = Field(default_factory=dict)
     sites: Annotated[dict[Name, Site], mapping_of("sites by name")]
     policies: Annotated[dict[Name, Policy], mapping_of("policies by name")] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from cli.effective import size
 from cli.main import holdfast
-from shared.config import limits, models, preset, scheduling
+from shared.config import inventory, limits, models, preset, scheduling
 from shared.config.loader import load_text
 from shared.config.programs import KEPT
 from shared.config.secrets import Secret
@@ -335,6 +335,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "The file itself": models.FleetFile,
     "`defaults`": models.Defaults,
     "`exporter`": models.Exporter,
+    "`inventory`": inventory.Inventory,
     "`limits`": limits.Limits,
     "`scheduling`": scheduling.Scheduling,
     "A rate by the hour": limits.Bandwidth,
