@@ -80,6 +80,8 @@ def effective_source(fleet: Fleet, name: str) -> dict[str, Any]:
     source = fleet.source(name)
     policy = fleet.policy_for(name)
     shown: dict[str, Any] = {"labels": dict(source.labels)}
+    if source.formerly:
+        shown["formerly"] = source.formerly
     if source.owner:
         shown["owner"] = source.owner
     if rests := source.rests(time.time()):

@@ -45,7 +45,7 @@ ENGINES = {
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
 _SECRET = {"passwords", "fleet_secret", "recovery_password"}
-_FIXED = {"site", "repository", "run", "cache_dir", "state_dir", "limits", *_SECRET}
+_FIXED = {"site", "repository", "run", "cache_dir", "state_dir", "limits", "tag", *_SECRET}
 _FIXED |= {"within", "into"}  # where it may write, and what it may run
 
 
@@ -129,6 +129,7 @@ def backup_spec(
         site=site_spec(fleet, topology.current(fleet).primary(source.id)),
         repository=repository,
         source=source.id,
+        tag=source.first_name,
         run=request.id,
         selection=Selection(
             paths=list(source.paths or ()),
@@ -184,6 +185,7 @@ def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Re
         "helpers": fleet.defaults.read_concurrency,
         "source": source,
         **chosen,
+        "tag": fleet.source(source).first_name,
         "site": site_spec(fleet, site),
         "repository": repository,
         "passwords": passwords(fleet, repository),
@@ -276,6 +278,7 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
         site=site_spec(fleet, site),
         repository=repository,
         source=source,
+        tag=fleet.source(source).first_name,
         run=run,
         passwords=passwords(fleet, repository),
         rules=rules,
@@ -326,6 +329,7 @@ def restore_test_spec(fleet: Fleet, source: str, options: Mapping[str, object], 
         site=site_spec(fleet, site),
         repository=repository,
         source=source,
+        tag=fleet.source(source).first_name,
         run=run,
         passwords=passwords(fleet, repository),
         helpers=fleet.defaults.read_concurrency,

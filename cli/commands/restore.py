@@ -198,7 +198,8 @@ def _choose(app: App, repository: Repository, pick: _Pick) -> Snapshot:
 
     notes: list[str] = []
     try:
-        chosen = choose_snapshot(repository, pick.snapshot, source=pick.source, before=pick.before, notes=notes)
+        tag = app.fleet.source(pick.source).first_name
+        chosen = choose_snapshot(repository, pick.snapshot, source=tag, before=pick.before, notes=notes)
     finally:
         repository.store.close()  # before helpers are forked
     for note in notes:

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 Examples:
   holdfast sources
   holdfast sources list --label tier=1
+  holdfast sources rename web1 shop-web
   holdfast sources refresh
   holdfast sources drop web7""",
 )
 @global_options
 def command() -> None:
-    """List the configured sources, ask the inventory, or drop what left it."""
+    """List the configured sources, rename one, ask the inventory, or drop what left it."""
 
 
 @command.command(
@@ -117,6 +118,29 @@ def drop(app: App, sources: tuple[str, ...]) -> None:
 
     asking.drop(app.config_path, sources)
     app.result({"dropped": list(sources)}, *(f"dropped: {name}; its snapshots stay" for name in sources))
+
+
+@command.command(
+    "rename",
+    epilog="""\b
+Examples:
+  holdfast sources rename web1 shop-web
+  holdfast sources rename web1 shop-web --dry-run""",
+)
+@click.argument("old")
+@click.argument("new")
+@click.option("--dry-run", is_flag=True, help="Show the change of the file, and make none.")
+@global_options
+@pass_app
+def rename(app: App, old: str, new: str, dry_run: bool) -> int:
+    """Call the source OLD from now on NEW. Its history stays, and no full backup is made for it.
+
+    One line of its file changes, and `formerly:` is added: its repository and what its snapshots say go on under its
+    first name. What Redis knows of it moves along. Again after a break it does what is left.
+    """
+    from cli import renaming
+
+    return renaming.run(app, old, new, dry_run=dry_run)
 
 
 def inventory_json(fleet: Fleet) -> dict[str, Any] | None:

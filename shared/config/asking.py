@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from shared.config import loader
 from shared.config.assembly import Assembly, assemble
 from shared.config.document import parse
-from shared.config.inventory import KEY, Gone, Inventory, Kept, Place, State, has, place_in, place_of
+from shared.config.inventory import KEY, Gone, Inventory, Kept, Place, State, has, names_in, place_in, place_of
 from shared.config.problems import ConfigInvalid, Problem, found
 from shared.config.programs import environment
 from shared.errors import ConfigError
@@ -179,9 +179,9 @@ def _ask(path: str, inventory: Inventory, place: Place, *, accept: bool = False,
 
 
 def _merged(sources: Mapping[str, object], before: Kept | None, now: float) -> tuple[Kept, Change]:
-    old = before or Kept({})
-    left = {name: one for name, one in old.sources.items() if name not in sources}
-    gone = {name: one for name, one in old.gone.items() if name not in sources}
+    old, known = before or Kept({}), names_in(sources)
+    left = {name: one for name, one in old.sources.items() if name not in known}
+    gone = {name: one for name, one in old.gone.items() if name not in known}
     gone |= {name: Gone(now, one) for name, one in left.items() if isinstance(one, dict)}
     back = tuple(name for name in old.gone if name in sources)
     new = tuple(name for name in sources if name not in old.sources and name not in old.gone)
@@ -192,7 +192,8 @@ def _merged(sources: Mapping[str, object], before: Kept | None, now: float) -> t
 def _doubt(sources: Mapping[str, object], before: Kept | None, inventory: Inventory) -> None:
     if before is None:
         return
-    lost = [name for name in before.sources if name not in sources]
+    known = names_in(sources)
+    lost = [name for name in before.sources if name not in known]
     much = len(lost) > A_FEW and len(lost) * 100 > len(before.sources) * inventory.max_loss
     if much or (lost and not sources):
         few = ", ".join(lost[:_SHOWN]) + (f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else "")

@@ -163,7 +163,13 @@ def _ties(file: FleetFile) -> Iterator[tuple[Path, str]]:
 
 def _repositories(file: FleetFile) -> Iterator[tuple[Path, str]]:
     """No repository may lie inside another: `repos/db/data/` is a folder of repository db."""
-    ids = {source.repository or name: name for name, source in file.sources.items()}
+    ids = {source.repository or source.first_name: name for name, source in file.sources.items()}
+    first: dict[str, str] = {}
+    for name, source in sorted(file.sources.items(), key=lambda one: one[1].formerly is not None):
+        if source.first_name in first:
+            other = first[source.first_name]
+            yield ("sources", name, "formerly"), f"{source.first_name} is what source {other} is called, or was first"
+        first.setdefault(source.first_name, name)
     for repository, name in ids.items():
         parts = repository.split("/")
         for count in range(1, len(parts)):

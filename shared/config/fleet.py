@@ -159,8 +159,9 @@ class Fleet:
         return [source for source in self.sources.values() if (own := self.policy_for(source.id)) and own.id == policy]
 
     def repository_of(self, source: str) -> str:
-        """The repository of a source: its own id, unless it names another to share."""
-        return self.source(source).repository or source
+        """The repository of a source: its first name, unless it names another to share."""
+        own = self.source(source)
+        return own.repository or own.first_name
 
     def configured_primary(self, source: str) -> str:
         """The site that the configuration names primary for a source. Only `topology.current()` says which one is.

@@ -201,9 +201,16 @@ def join(assembly: Assembly, seen: Seen, kept: Kept | None = None) -> dict[str, 
     sources: Any = assembly.data[_OWN]
     if not isinstance(sources, dict):
         return {}
-    gone = {name: one for name, one in kept.gone.items() if name not in sources}
+    known = names_in(sources)
+    gone = {name: one for name, one in kept.gone.items() if name not in known}
     assembly.add(place.sources, Document({_OWN: {name: dict(one.source) for name, one in gone.items()}}))
     return {name: one.since for name, one in gone.items()}
+
+
+def names_in(sources: Mapping[str, object]) -> set[str]:
+    """What sources are called, and were first: one that was renamed is not gone."""
+    first = {str(one["formerly"]) for one in sources.values() if isinstance(one, dict) and one.get("formerly")}
+    return first | set(sources)
 
 
 def _read(path: str) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -26,6 +26,14 @@ def load(path: str, seen: Seen | None = None, kept: inventory.Kept | None = None
     """
     seen = {} if seen is None else seen
     return _checked(assemble(path, seen), seen, kept)
+
+
+def load_changed(path: str, change: Callable[[Assembly], None]) -> FleetFile:
+    """Check a configuration as it would be with a change to what its files say. Raises ConfigInvalid, ConfigError."""
+    seen: Seen = {}
+    assembly = assemble(path, seen)
+    change(assembly)
+    return _checked(assembly, seen)
 
 
 def load_text(text: str, path: str) -> FleetFile:

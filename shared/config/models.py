@@ -178,14 +178,25 @@ class Policy(Named, PolicyDefaults):
         return self
 
 
-class SourceFacts(Named):
+class Renamed(Named):
+    """What keeps its first name where it lasts, whatever it is called now."""
+
+    formerly: Id | None = None  # what it was called first, where it has been renamed
+
+    @property
+    def first_name(self) -> str:
+        """What its repository and the `hf.source` of its snapshots go by."""
+        return self.formerly or self.id
+
+
+class SourceFacts(Renamed):
     """The half that a scheduler knows."""
 
     labels: Labels = Field(default_factory=dict)
     owner: Text | None = None
     host: Name | None = None
     pool: Name | None = None
-    repository: Id | None = None  # None: the source's own id
+    repository: Id | None = None  # None: the name that it was given first
     paused_until: Moment | None = None  # no backup of it becomes due before, and no rule forgets any of it
     retired: Moment | None = None  # it is backed up no more, and no rule forgets its snapshots before
 
@@ -237,7 +248,7 @@ class Hooks(Model):
     private_mounts: Flag = False  # what they mount is seen by this backup alone
 
 
-class SourceBody(Named):
+class SourceBody(Renamed):
     """The half that only the executor knows: what is read, and how."""
 
     paths: Annotated[tuple[AbsolutePath, ...], OneOrMore] | None = None
@@ -268,7 +279,8 @@ class SourceBody(Named):
     @property
     def stream_path(self) -> str:
         """Where the command's output stands in a snapshot."""
-        return f"/stream/{self.id}/{self.filename or self.id.rpartition('/')[2]}"
+        name = self.first_name
+        return f"/stream/{name}/{self.filename or name.rpartition('/')[2]}"
 
 
 class Source(SourceFacts, SourceBody):

@@ -97,6 +97,7 @@ class Speaker:
         self.ask("sources", "sources")
         self.ask("config show", "config", "show")
         self.ask("sources drop", "sources", "drop", "i1")
+        self.ask("sources rename", "sources", "rename", "far", "further", "--dry-run")
         config.write_text(right)
 
     def by_itself(self) -> None:

@@ -443,7 +443,9 @@ def test_the_variables_of_programs_are_documented() -> None:
     assert kept is not None
     assert codes(kept.group(1)) == list(KEPT)
     told = [codes(row[0])[0] for row in table(DATABASES, "variable", "what")]
-    spec = SimpleNamespace(source="s", kind="full", hooks=None, state_dir="/s", cache_dir="", repository="r")
+    spec = SimpleNamespace(
+        source="s", kind="full", hooks=None, state_dir="/s", cache_dir="", repository="r", tagged="s"
+    )
     assert told == list(Hooks(spec)._variables("r", ""))  # type: ignore[arg-type] # of a spec it needs no more
 
 

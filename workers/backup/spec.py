@@ -75,6 +75,7 @@ class BackupSpec:
     kind: Kind = "incremental"
     slot: str = ""
     host: str = ""
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
     labels: list[str] = field(default_factory=list)  # more tags for the snapshot
     passwords: list[str] = field(default_factory=list)  # tried in this order
     fleet_secret: str = ""  # hex; where it is given a missing repository is created
@@ -86,6 +87,11 @@ class BackupSpec:
     pack_size: int = 16 << 20  # bytes
     helpers: int = 0  # 0: one per core
     limits: EngineLimits = field(default_factory=EngineLimits)
+
+    @property
+    def tagged(self) -> str:
+        """What the `hf.source` of its snapshots says."""
+        return self.tag or self.source
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""

@@ -94,7 +94,7 @@ def make_plan(repo: Repository, spec: ForgetSpec) -> Plan:
     tombstones = {info.key.rpartition("/")[2] for info in store.list(FORGOTTEN)}
     for snapshot in repo.snapshots(lambda _, error: plan.damaged.append(str(error))):
         commits.discard(snapshot.tag("run"))
-        if snapshot.source == spec.source:
+        if snapshot.source == spec.tagged:
             plan.snapshots[snapshot.id] = snapshot
     now = _clock(repo)
     holds = {name: hold.why for name, hold in held.items() if hold.counts(now)}

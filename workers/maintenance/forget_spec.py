@@ -21,6 +21,7 @@ class ForgetSpec:
     source: str
     run: str  # the id that stands in the lock, and in tombstones
     passwords: list[str] = field(default_factory=list)  # tried in this order
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
     rules: Rules | None = None  # None: all is kept, but `snapshots`
     timezone: str = "UTC"  # whose days count
     snapshots: list[str] = field(default_factory=list)  # ids, or beginnings of some: these alone, whatever rules say
@@ -29,6 +30,11 @@ class ForgetSpec:
     limits: EngineLimits = field(default_factory=EngineLimits)
     config: str = ""  # the configuration's path: what says which epoch it is
     epoch: list[Any] = field(default_factory=lambda: [0, ""])  # the one under which it began: number, claimant
+
+    @property
+    def tagged(self) -> str:
+        """What the `hf.source` of its snapshots says."""
+        return self.tag or self.source
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
