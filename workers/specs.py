@@ -283,11 +283,20 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
         passwords=passwords(fleet, repository),
         rules=rules,
         timezone=policy.timezone if policy else "UTC",
+        others=_other_sites(fleet, site),
         cache_dir=fleet.cache_dir,
         limits=engine_limits(fleet),
         config=fleet.path,
         epoch=[now.epoch.number, now.epoch.claimant],
     )
+
+
+def _other_sites(fleet: Fleet, site: str) -> list[SiteSpec] | None:
+    """Where a repository may be besides; None where this machine can't ask all of them."""
+    try:
+        return [site_spec(fleet, one.id) for one in fleet.sites.values() if one.id != site and not one.witness]
+    except ConfigError:
+        return None
 
 
 def prune_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run: str) -> PruneSpec:

@@ -75,7 +75,6 @@ class BackupSpec:
     kind: Kind = "incremental"
     slot: str = ""
     host: str = ""
-    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
     labels: list[str] = field(default_factory=list)  # more tags for the snapshot
     passwords: list[str] = field(default_factory=list)  # tried in this order
     fleet_secret: str = ""  # hex; where it is given a missing repository is created
@@ -87,6 +86,7 @@ class BackupSpec:
     pack_size: int = 16 << 20  # bytes
     helpers: int = 0  # 0: one per core
     limits: EngineLimits = field(default_factory=EngineLimits)
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
 
     @property
     def tagged(self) -> str:

@@ -27,7 +27,6 @@ class RestoreTestSpec:
     run: str  # with it the files are drawn: another run draws others, the same one the same again
     cache_dir: str  # the scratch folder is made below it
     passwords: list[str] = field(default_factory=list)  # tried in this order
-    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
     snapshot: str = "latest"  # an id, the beginning of one, or "latest": the newest complete one
     files: int = FILES  # at most so many are drawn
     size: int = SIZE  # bytes that they have together at most; a first one is drawn whatever its size
@@ -36,6 +35,7 @@ class RestoreTestSpec:
     helpers: int = 0  # 0: one per core
     limits: EngineLimits = field(default_factory=EngineLimits)
     state_dir: str = ""
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
 
     @property
     def tagged(self) -> str:
