@@ -292,6 +292,11 @@ def _content(source: Source) -> dict[str, Any]:
         shown |= {"command": whole, "stream": source.stream_path, "timeout": span(source.timeout)}
     if source.env:
         shown["env"] = _env(source.env)
+    if source.scratch is not None:
+        steps = {step: getattr(source.scratch, step) for step in ("make", "serve", "ready", "fill", "check")}
+        shown["scratch"] = {step: _program(program) for step, program in steps.items() if program}
+        shown["scratch"] |= {key: value for key in ("user", "folder") if (value := getattr(source.scratch, key))}
+        shown["scratch"] |= {"env": _env(source.scratch.env), "timeout": span(source.scratch.timeout)}
     if source.hooks is not None:
         hooks = {"before": source.hooks.before, "after": source.hooks.after}
         shown["hooks"] = {name: _program(program) for name, program in hooks.items() if program}

@@ -26,6 +26,7 @@ from workers.maintenance.spec import VerifySpec
 from workers.programs.program import ProgramSpec
 from workers.restore.spec import RestoreSpec
 from workers.restore.within import TargetRefused
+from workers.scratch import scratch_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -344,6 +345,7 @@ def restore_test_spec(fleet: Fleet, source: str, options: Mapping[str, object], 
         helpers=fleet.defaults.read_concurrency,
         limits=engine_limits(fleet),
         cache_dir=fleet.cache_dir,
+        scratch=scratch_of(fleet.source(source)),
         state_dir=fleet.state_dir,
     )
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from shared.config import loader
+from shared.config.around import Into
 from shared.config.assembly import Seen
 from shared.config.checks import not_done
 from shared.config.choice import PolicyChoice
 from shared.config.inventory import Inventory, own_place, state_dir
 from shared.config.limits import Limits
-from shared.config.models import Defaults, FleetFile, Into, Policy, Prune, Region, Site, Source
+from shared.config.models import Defaults, FleetFile, Policy, Prune, Region, Site, Source
 from shared.config.problems import nearest
 from shared.config.scheduling import Scheduling
 from shared.config.secrets import FleetSecret, Secret

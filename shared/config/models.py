@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
+from shared.config.around import Hooks, Into, Scratch
 from shared.config.base import Model, Named
 from shared.config.inventory import Inventory
 from shared.config.limits import Limits, SiteLimits
@@ -198,6 +199,7 @@ class SourceFacts(Renamed):
     pool: Name | None = None
     repository: Id | None = None  # None: the name that it was given first
     paused_until: Moment | None = None  # no backup of it becomes due before, and no rule forgets any of it
+    scratch: Scratch | None = None  # restore tests of a stream go into it
     retired: Moment | None = None  # it is backed up no more, and no rule forgets its snapshots before
 
     _left: float = PrivateAttr(default=0.0)
@@ -229,23 +231,6 @@ class SourceFacts(Renamed):
 
 def _day(moment: float) -> str:
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-class Into(Model):
-    """A program that restores over the queue may go into."""
-
-    command: Program
-    env: Variables = Field(default_factory=dict)
-    timeout: Duration = 86400.0  # seconds
-
-
-class Hooks(Model):
-    """Programs run around a backup."""
-
-    before: Program | None = None
-    after: Program | None = None
-    timeout: Duration = 300.0  # seconds, of each
-    private_mounts: Flag = False  # what they mount is seen by this backup alone
 
 
 class SourceBody(Renamed):
@@ -290,6 +275,8 @@ class Source(SourceFacts, SourceBody):
     def _one_executor(self) -> Self:
         if self.host is not None and self.pool is not None:
             raise wrong("has both host and pool: it is read by that host, or by any worker of that pool")
+        if self.scratch is not None and self.paths is not None:
+            raise wrong("has scratch and paths: only what a program prints goes into a server")
         return self
 
     @property

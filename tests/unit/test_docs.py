@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from cli.effective import size
 from cli.main import holdfast
-from shared.config import inventory, limits, models, preset, scheduling
+from shared.config import around, inventory, limits, models, preset, scheduling
 from shared.config.loader import load_text
 from shared.config.programs import KEPT
 from shared.config.secrets import Secret
@@ -349,8 +349,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`policies.<name>.retention`": models.Retention,
     "`policies.<name>.retention.sites.<site>`": models.Keep,
     "`sources.<id>`": models.Source,
-    "`sources.<id>.hooks`": models.Hooks,
-    "`restore_into.<name>`": models.Into,
+    "`sources.<id>.hooks`": around.Hooks,
+    "`sources.<id>.scratch`": around.Scratch,
+    "`restore_into.<name>`": around.Into,
     "Secrets": Secret,
 }
 
