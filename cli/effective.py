@@ -157,6 +157,10 @@ def _variables(fleet: Fleet) -> Iterator[tuple[str, Mapping[str, str | Secret]]]
     for name, source in fleet.sources.items():
         if not source.host or is_here(source.host):
             yield f"sources.{name}.env", source.env
+        if source.scratch is not None:
+            yield f"sources.{name}.scratch.env", source.scratch.env
+    if fleet.inventory is not None:
+        yield "inventory.env", fleet.inventory.env
     for name, into in fleet.restore_into.items():
         yield f"restore_into.{name}.env", into.env
 

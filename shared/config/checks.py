@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 _LEAST = 3600.0  # seconds between two of the same upkeep
 DEFAULT_REGION = "local"
-_PIPES = (
-    "a shell's pipe ends well where its last program does, so half a dump would pass for a whole one: "
-    'begin with ["bash", "-o", "pipefail", "-c", ...], or leave compressing to Holdfast'
+_PIPE = (
+    "a shell's pipe ends well where its last program does, so half {what} would pass for a whole one: "
+    'begin with ["bash", "-o", "pipefail", "-c", ...]'
 )
+_PIPES = _PIPE.format(what="a dump") + ", or leave compressing to Holdfast"
 RESTORES = ".restore"  # what the name of a host's restore queue ends with, and so no host's name may
 
 
@@ -40,6 +41,11 @@ def check(file: FleetFile) -> Iterator[tuple[Path, str]]:
         yield from _host(("sources", name, "host"), source.host or "")
         if source.command is not None and hides_failures(source.command):
             yield ("sources", name, "command"), _PIPES
+        for step in ("fill", "check") if source.scratch is not None else ():
+            if hides_failures(getattr(source.scratch, step) or ()):
+                yield ("sources", name, "scratch", step), _PIPE.format(what="a restore")
+    if file.inventory is not None and hides_failures(file.inventory.command):
+        yield ("inventory", "command"), _PIPE.format(what="an answer")
 
 
 def not_done(file: FleetFile) -> Iterator[str]:

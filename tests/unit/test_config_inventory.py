@@ -192,6 +192,14 @@ def test_a_command_that_hangs_is_killed_with_all_it_has_started(shop: Shop) -> N
     assert shop.sources == ["web1"]
 
 
+def test_a_pipe_that_would_hide_a_failure_is_refused(shop: Shop) -> None:
+    """When the file is read: half an answer would pass for a whole one."""
+    asked(shop, "web1")
+    shop.write(f"command: [sh, {shop.base}/ask.sh]", 'command: [sh, -c, "curl cmdb | jq ."]')
+    with pytest.raises(ConfigError, match=r"inventory\.command: a shell's pipe .* half an answer"):
+        Fleet.load(shop.path)
+
+
 def test_one_that_prints_without_end_is_stopped(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fills no memory."""
     monkeypatch.setattr(asking, "_ANSWER_AT_MOST", 1 << 20)
