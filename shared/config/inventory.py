@@ -132,19 +132,29 @@ class Place:
         self._write(self.state, json.dumps(asdict(state), ensure_ascii=False).encode())
 
     def make(self) -> None:
-        """Make the folder, which only this user may enter. Raises ConfigError."""
+        """Make the folder, which only its owner may enter, and the lock in it. Raises ConfigError."""
         from shared.storage.durable import make_directories
 
         try:
             make_directories(self.folder)
+            os.close(os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if os.geteuid() == 0:  # what a person does as root must not lock out the service
+                owner = os.stat(os.path.dirname(self.folder))
+                for path in (self.folder, self.lock):
+                    os.chown(path, owner.st_uid, owner.st_gid)
         except OSError as error:
             raise ConfigError(f"can't keep what the inventory says in {self.folder}: {error.strerror}") from None
 
     def _write(self, path: str, data: bytes) -> None:
-        from shared.storage.durable import write_durable
+        from shared.storage.durable import DurableFile
 
         try:
-            write_durable(path, data, mode=0o600)
+            with DurableFile(path, mode=0o600) as file:
+                if os.geteuid() == 0:
+                    owner = os.stat(self.folder)
+                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+                file.write(data)
+                file.publish()
         except OSError as error:
             raise ConfigError(f"can't keep what the inventory says in {path}: {error.strerror}") from None
 

@@ -123,6 +123,17 @@ def test_what_is_kept_is_for_its_owner_alone(shop: Shop) -> None:
     assert stat.S_IMODE(os.stat(shop.place.folder).st_mode) == 0o700
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what is another's")
+def test_what_root_asks_for_stays_the_services(shop: Shop) -> None:
+    """`sudo holdfast sources refresh` must not lock out the scheduler, which is another user."""
+    state = shop.base / ".holdfast/state"
+    state.mkdir(parents=True)
+    os.chown(state, 65534, 65534)
+    asked(shop, "web1")
+    owned = {path.name: path.stat().st_uid for path in (state / "inventory", *(state / "inventory").iterdir())}
+    assert owned == dict.fromkeys(("inventory", "sources.json", "state.json", "lock"), 65534)
+
+
 def test_without_any_answer_yet_nothing_is_loaded(shop: Shop) -> None:
     """Fewer sources than there are would look as if all were well. It says why there is none, and the way out."""
     shop.script("echo 'cmdb: 503' >&2; exit 4")
