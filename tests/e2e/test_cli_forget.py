@@ -133,9 +133,8 @@ def test_a_worker_forgets(tmp_path: Path) -> None:
         (shop.data / "more").write_text("more")
         shop.run("backup", "data", "--follow")
         assert shop.ask("forget", "data")["snapshots"] == first
-        runs = shop.ask("runs")["runs"]
-        # Not one of the schedule's own, which comes by itself in an hour of each day.
-        (run,) = [one for one in runs if one["kind"] == "forget" and not one["slot"]]
+        # A forget by the rules may fall into this hour, too.
+        (run,) = [one for one in shop.ask("runs")["runs"] if one["kind"] == "forget" and one["slot"] is None]
         assert (run["state"], run["queue"], run["result"]["kept"]) == ("succeeded", "maintenance", 1)
         assert "result   data at main: 1 snapshot forgotten, 1 kept" in shop.run("runs", "show", run["id"])
     finally:
