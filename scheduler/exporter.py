@@ -26,6 +26,7 @@ from scheduler.facts import FactReader, leases, oldest_open, oldest_waiting
 from scheduler.sites import Claim, SiteLooks
 from scheduler.upkeep import DAY
 from shared import topology
+from shared.config.inventory import place_in
 from shared.config.values import parse_listen
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError, HoldfastError, LedgerError
@@ -117,6 +118,7 @@ class FleetCollector:
         yield _family(metrics.READ_SECONDS, [((), seconds)])
         yield _family(metrics.READ_TIME, [((), self._last_read)])
         yield from _configured(fleet)
+        yield from _inventory(fleet)
         yield from _asked(self.looks)
         if self._reader is not None:
             yield from _past(fleet, self._reader.facts)
@@ -155,6 +157,15 @@ def _configured(fleet: Fleet) -> Iterator[Family]:
         ((policy.id, kind.value), every) for policy in fleet.policies.values() for kind, every in _wants(fleet, policy)
     ]
     yield _family(metrics.UPKEEP_EVERY, wanted)
+
+
+def _inventory(fleet: Fleet) -> Iterator[Family]:
+    """How the asking of the inventory goes, by this machine's own notes."""
+    state = place_in(fleet.state_dir).read_state() if fleet.inventory else None
+    gone = sum(source.left > 0 for source in fleet.sources.values())
+    yield _family(metrics.INVENTORY_OK, [((), not state.error)] if state else [])
+    yield _family(metrics.INVENTORY_TIME, [((), state.answered)] if state else [])
+    yield _family(metrics.SOURCES_GONE, [((), gone)] if state else [])
 
 
 def _wants(fleet: Fleet, policy: Policy) -> Iterator[tuple[RunKind, float]]:

@@ -26,6 +26,7 @@ from workers.maintenance.spec import VerifySpec
 from workers.programs.program import ProgramSpec
 from workers.restore.spec import RestoreSpec
 from workers.restore.within import TargetRefused
+from workers.scratch import scratch_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ ENGINES = {
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
 _SECRET = {"passwords", "fleet_secret", "recovery_password"}
-_FIXED = {"site", "repository", "run", "cache_dir", "state_dir", "limits", *_SECRET}
+_FIXED = {"site", "repository", "run", "cache_dir", "state_dir", "limits", "tag", *_SECRET}
 _FIXED |= {"within", "into"}  # where it may write, and what it may run
 
 
@@ -129,6 +130,7 @@ def backup_spec(
         site=site_spec(fleet, topology.current(fleet).primary(source.id)),
         repository=repository,
         source=source.id,
+        tag=source.first_name,
         run=request.id,
         selection=Selection(
             paths=list(source.paths or ()),
@@ -184,6 +186,7 @@ def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Re
         "helpers": fleet.defaults.read_concurrency,
         "source": source,
         **chosen,
+        "tag": fleet.source(source).first_name,
         "site": site_spec(fleet, site),
         "repository": repository,
         "passwords": passwords(fleet, repository),
@@ -254,7 +257,12 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
     policy = fleet.policy_for(source)
     rules = policy.retention.rules_at(site) if policy and policy.retention else None
     given: dict[str, Any] = _allowed(options, {"site", "snapshots"}, "forget")
-    retired = fleet.source(source).retired
+    retired, left = fleet.source(source).retired, fleet.source(source).left
+    if left and not given.get("snapshots"):
+        raise ConfigError(
+            f"source {source} is {fleet.source(source).rests(time.time())}: no rule forgets any of them",
+            hint="Name the snapshots that are to be forgotten",
+        )
     if retired is not None and time.time() < retired and not given.get("snapshots"):
         raise ConfigError(
             f"source {source} is {fleet.source(source).rests(time.time())}: no rule forgets any of them before",
@@ -271,15 +279,25 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
         site=site_spec(fleet, site),
         repository=repository,
         source=source,
+        tag=fleet.source(source).first_name,
         run=run,
         passwords=passwords(fleet, repository),
         rules=rules,
         timezone=policy.timezone if policy else "UTC",
+        others=_other_sites(fleet, site),
         cache_dir=fleet.cache_dir,
         limits=engine_limits(fleet),
         config=fleet.path,
         epoch=[now.epoch.number, now.epoch.claimant],
     )
+
+
+def _other_sites(fleet: Fleet, site: str) -> list[SiteSpec] | None:
+    """Where a repository may be besides; None where this machine can't ask all of them."""
+    try:
+        return [site_spec(fleet, one.id) for one in fleet.sites.values() if one.id != site and not one.witness]
+    except ConfigError:
+        return None
 
 
 def prune_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run: str) -> PruneSpec:
@@ -321,11 +339,13 @@ def restore_test_spec(fleet: Fleet, source: str, options: Mapping[str, object], 
         site=site_spec(fleet, site),
         repository=repository,
         source=source,
+        tag=fleet.source(source).first_name,
         run=run,
         passwords=passwords(fleet, repository),
         helpers=fleet.defaults.read_concurrency,
         limits=engine_limits(fleet),
         cache_dir=fleet.cache_dir,
+        scratch=scratch_of(fleet.source(source)),
         state_dir=fleet.state_dir,
     )
 

@@ -244,6 +244,19 @@ class Ledger:
         said = [site, kind.value, slot, str(code), f"{rate:.0f}"]
         guarded(lambda: self._script(scripts.UPKEEP)(keys=[self.keys.upkeep(source)], args=said))
 
+    def rename(self, source: str, name: str) -> str:
+        """Let all that is known of a source here be known under another name: at once, or, where it is repeated, again.
+
+        Nothing is done where a run of it is not over: its id, else empty.
+        """
+        said = [self.keys.prefix, source, name]
+        return str(guarded(lambda: self._script(scripts.RENAME)(keys=[], args=said)))
+
+    def open_run_of(self, source: str) -> str:
+        """The id of a run of a source that is not over; empty for none."""
+        ids = guarded(lambda: self.client.zrange(self.keys.open, 0, -1))
+        return next((run.id for run in self._load(ids) if run.request.source == source), "")
+
     def evidence(self, source: str, site: str) -> Evidence | None:
         """What is known of a source's snapshots at a site; None says nothing at all (look at the site)."""
         fields = [f"{site}|last", f"{site}|full"]

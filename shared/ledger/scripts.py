@@ -298,6 +298,33 @@ return 0  -- a state of a newer release is left alone
 """
 )
 
+# KEYS: none. ARGV: the realm's prefix, a source, its new name. Answers a run of it that is not over, or nothing.
+# What is known under the new name is newer, and stays
+RENAME = """
+local prefix, old, new = ARGV[1], ARGV[2], ARGV[3]
+for _, id in ipairs(redis.call('ZRANGE', prefix .. 'open', 0, -1)) do
+  if redis.call('HGET', prefix .. 'run:' .. id, 'source') == old then return id end
+end
+local history, renamed = prefix .. 'history:' .. old, prefix .. 'history:' .. new
+for _, id in ipairs(redis.call('LRANGE', history, 0, -1)) do
+  local run = prefix .. 'run:' .. id
+  if redis.call('EXISTS', run) == 1 then redis.call('HSET', run, 'source', new) end
+  redis.call('RPUSH', renamed, id)
+end
+local left = redis.call('PTTL', history)
+if left > 0 and redis.call('PTTL', renamed) < left then redis.call('PEXPIRE', renamed, left) end
+for _, what in ipairs({'evidence:', 'upkeep:'}) do
+  local known = redis.call('HGETALL', prefix .. what .. old)
+  for i = 1, #known, 2 do redis.call('HSETNX', prefix .. what .. new, known[i], known[i + 1]) end
+  redis.call('DEL', prefix .. what .. old)
+end
+local uploaded = redis.call('HGET', prefix .. 'counts', 'uploaded|' .. old)
+if uploaded then redis.call('HINCRBY', prefix .. 'counts', 'uploaded|' .. new, uploaded) end
+redis.call('HDEL', prefix .. 'counts', 'uploaded|' .. old)
+redis.call('DEL', history, prefix .. 'backups:' .. old)
+return ''
+"""
+
 # KEYS: evidence. ARGV: site, slot of a snapshot, slot of a full one, each may be empty. Slots only grow; texts compare
 # as times
 EVIDENCE = """

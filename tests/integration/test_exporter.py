@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from scheduler.exporter import FleetCollector, address
 from scheduler.tick import tick
+from shared.config import asking
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError
 from shared.ledger.connect import connect
@@ -77,6 +78,24 @@ def ended(
     result = {"site": "a", "bytes_read": 7, "bytes_added": 5, "bytes_stored": 3}
     ledger.finish(lease, state, result=result, exit_code=exit_code, error="broken" if exit_code else "")
     return run
+
+
+def test_how_the_asking_of_the_inventory_goes(small: SmallFleet, tmp_path: Path) -> None:
+    """Whether its last answer is in force, from when that is, and how many sources have left it."""
+    answer = tmp_path / "answer"
+    answer.write_text("sources: {i1: {paths: /srv}, i2: {paths: /srv}}")
+    small.change("exporter:", f"inventory: {{command: [cat, {answer}]}}\nexporter:")
+    asking.ask(small.path)
+    answer.write_text("sources: {i2: {paths: /srv}}")
+    asking.ask(small.path)
+    before = Scraper(small.path).scrape()
+    answer.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        asking.ask(small.path)
+    found = Scraper(small.path).scrape()
+    names = ("holdfast_inventory_usable", "holdfast_inventory_gone_sources")
+    assert [one[name][()] for one in (before, found) for name in names] == [1, 1, 0, 1]
+    assert time.time() - 60 < found["holdfast_inventory_answered_timestamp_seconds"][()] <= time.time()
 
 
 def test_what_is_served_is_what_the_table_says(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:

@@ -80,6 +80,25 @@ class Speaker:
         wrong.write_text(right.replace("paths:", "path:"))
         self.ask("config check", "config", "check", code=10)
         wrong.write_text(right)
+        self.inventory(wrong)
+
+    def inventory(self, config: Path) -> None:
+        """Sources from a command; what was doubted, what left, what was dropped."""
+        right, script = config.read_text(), self.shop.base / "ask.sh"
+        config.write_text(right + f"inventory: {{command: [sh, {script}], max_loss: 0}}\n")
+        script.write_text("echo 'sources: {i1: {paths: /srv}, i2: {paths: /srv}}'")
+        self.ask("sources refresh", "sources", "refresh")
+        script.write_text("echo 'sources: {}'")
+        self.ask("error", "sources", "refresh", code=10)
+        self.ask("sources", "sources")
+        script.write_text("echo 'sources: {i2: {paths: /srv}}'")
+        self.ask("sources refresh", "sources", "refresh", "--dry-run")
+        self.ask("sources refresh", "sources", "refresh", "--accept")
+        self.ask("sources", "sources")
+        self.ask("config show", "config", "show")
+        self.ask("sources drop", "sources", "drop", "i1")
+        self.ask("sources rename", "sources", "rename", "far", "further", "--dry-run")
+        config.write_text(right)
 
     def by_itself(self) -> None:
         """What needs a site alone."""

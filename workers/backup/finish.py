@@ -49,7 +49,7 @@ def describe(
         gid=os.getgid(),
         excludes=resolved.selection.excludes,
         tags=make_tags(
-            source=spec.source,
+            source=spec.tagged,
             run=spec.run,
             kind=spec.kind,
             slot=spec.slot,

@@ -189,7 +189,7 @@ class _Run:
         spec, repo = self._spec, self._repo
         parent = sources.find_parent(
             repo,
-            spec.source,
+            spec.tagged,
             self._resolved.paths,
             lambda _, error: self._warnings.append(str(error)),
             self._look_after,
@@ -203,7 +203,7 @@ class _Run:
     def _passes(self, parent: Snapshot | None) -> BackupResult:
         """Scan and commit; again where something that was taken as stored is not."""
         spec, repo = self._spec, self._repo
-        folder = os.path.join(spec.cache_dir, "trees", sources.cache_name(repo.restic_id, spec.site.id, spec.source))
+        folder = os.path.join(spec.cache_dir, "trees", sources.cache_name(repo.restic_id, spec.site.id, spec.tagged))
         for _ in range(PASSES):
             head = load_head(folder)
             if head is not None and (parent is None or head.snapshot != parent.id):

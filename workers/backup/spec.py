@@ -86,6 +86,12 @@ class BackupSpec:
     pack_size: int = 16 << 20  # bytes
     helpers: int = 0  # 0: one per core
     limits: EngineLimits = field(default_factory=EngineLimits)
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
+
+    @property
+    def tagged(self) -> str:
+        """What the `hf.source` of its snapshots says."""
+        return self.tag or self.source
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
