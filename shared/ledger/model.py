@@ -147,9 +147,10 @@ def slot_time(text: str) -> datetime:
 def run_id_for_slot(source: str, policy: str, kind: RunKind, slot: str) -> str:
     """The id (32 hex digits) of a slot's run: opened twice, or again after a wipe, it is the same run."""
     parts = ["holdfast run 1", source, policy, kind.value, slot]
-    if any("\0" in part for part in parts):
+    text = "\0".join(parts)
+    if text.count("\0") != len(parts) - 1:
         raise ValueError("a source, policy or slot with NUL")
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def new_run_id() -> str:

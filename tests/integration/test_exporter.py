@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric as KnownFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from scheduler.exporter import FleetCollector, address
+from scheduler.exposition import Family, page
 from scheduler.tick import tick
 from shared.config import asking
 from shared.config.watch import FleetWatch
@@ -51,6 +53,17 @@ class Scraper:
                 tuple(sample.labels[label] for label in metric.labels): sample.value for sample in family.samples
             }
         return found
+
+
+class Seen:
+    """What a scrape found, for prometheus_client."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[KnownFamily]:
+        """All of it."""
+        return (family.known() for family in self._families)
 
 
 @pytest.fixture
@@ -154,6 +167,43 @@ def test_more_runs_than_one_reading_takes_are_followed(redis: tuple[Ledger, Valk
     assert exporter.scrape()["holdfast_last_run_end_timestamp_seconds"] == {
         ("web1", "backup-full", "succeeded"): pytest.approx(last.ended)
     }
+
+
+def test_many_realms_are_followed_at_once(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """Each back to the run of it that was seen last, however many have ended there since."""
+    ledger, _ = redis
+    since = {"h1": 1, "h2": 4, "h3": 5, "h4": 60, "h5": 0}
+    for host in since:
+        small.add_source(host, host=host)
+        ended(ledger.realm(host), RunState.FAILED, run=a_run(host), exit_code=32)
+    exporter = Scraper(small.path)
+    exporter.scrape()
+    last = {}
+    for host, count in since.items():
+        realm = ledger.realm(host)
+        for _ in range(count):
+            run = realm.get(ended(realm, run=a_run(host)).id)
+            assert run is not None
+            last[host, "backup-full", "succeeded"] = pytest.approx(run.ended)
+    found = exporter.scrape()["holdfast_last_run_end_timestamp_seconds"]
+    assert {labels: at for labels, at in found.items() if labels[0] != "h5"} == last
+    assert [labels for labels in found if labels[0] == "h5"] == [("h5", "backup-full", "failed")]
+
+
+def test_a_page_of_a_fleet_is_what_prometheus_client_writes(
+    redis: tuple[Ledger, ValkeyServer], small: SmallFleet
+) -> None:
+    """To the byte, and again where what the configuration says was kept from the scrape before."""
+    ledger, _ = redis
+    ended(ledger)
+    small.add_source("web2", host="web2")
+    ledger.realm("web2").open(a_run("web2"))
+    collector = FleetCollector(FleetWatch(small.path))
+    for _ in range(2):
+        families = collector.scrape()
+        registry = CollectorRegistry()
+        registry.register(Seen(families))
+        assert page(families, openmetrics=False) == generate_latest(registry)
 
 
 def test_a_new_exporter_knows_the_past(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
@@ -343,6 +393,23 @@ def test_a_key_of_another_type_stops_neither_exporter_nor_tick(
     assert "web1" in {run.source for run in ticked.opened}
     ended(ledger)
     assert ("web1", "a") in exporter.scrape()["holdfast_last_good_snapshot_start_timestamp_seconds"]
+
+
+def test_bytes_that_are_no_text_stop_neither_exporter_nor_tick(
+    redis: tuple[Ledger, ValkeyServer], small: SmallFleet
+) -> None:
+    """The same of what is of the right type and no UTF-8: in a list, a hash, a run."""
+    ledger, _ = redis
+    small.add_source("bad", host="bad")
+    realm = ledger.realm("bad")
+    run = a_run("bad")
+    realm.open(run)
+    ledger.client.hset(realm.keys.run(run.id), "queue", b"\xff")
+    ledger.client.lpush(realm.keys.recent, b"\xff\xfe")
+    ledger.client.hset(realm.keys.evidence("bad"), "a|last", b"\xff")
+    assert Scraper(small.path).scrape()["holdfast_ledger_up"] == {(): 1}
+    ticked = tick(small.fleet, ledger, lambda _: None, lambda *_: None, datetime.now(UTC))
+    assert [run.source for run in ticked.opened] == ["web1"]
 
 
 def test_redis_is_told_to_keep_or_not(tmp_path: os.PathLike[str]) -> None:
