@@ -56,6 +56,7 @@ def decode_run(fields: Mapping[str, str], host: str) -> Run:
         rings=int(fields["rings"]),
         opened=_seconds(fields, "opened"),
         started=_seconds(fields, "started"),
+        began=_seconds(fields, "began"),
         ended=_seconds(fields, "ended"),
         owner=fields.get("owner", ""),
         lease_until=_seconds(fields, "lease"),

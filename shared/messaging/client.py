@@ -137,8 +137,6 @@ def cancel(fleet: Fleet, run_id: str, by: str) -> Word:
     """
     ledger, run = find(fleet, run_id)
     word = ledger.cancel(run.id, by)
-    for child in ledger.children(run.id):
-        ledger.cancel(child.id, by)
     if word is Word.DONE and not run.state.is_known:
         raise LedgerError(
             f"run {run.id} is {run.state.value}, which this release does not know, so it can't cancel it",
