@@ -153,7 +153,7 @@ class Ledger:
     def cut(
         self, lease: Lease, shards: Sequence[RunRequest], anew: Collection[str] = (), *, ring_again: float = RING_AGAIN
     ) -> Word:
-        """Open a run's shards, and wait for them: CUT, or LOST or UNKNOWN. The caller rings for them, or the reaper does.
+        """Open a run's shards, for which it waits: CUT, or LOST or UNKNOWN. The caller rings, or the reaper does.
 
         Those that are open, or over and not among `anew` (ids), stay as they are. CANCELLED where somebody had asked
         for that.
@@ -173,10 +173,10 @@ class Ledger:
             guarded(lambda: self.client.zrem(self.keys.cut, run_id))
             return
         now, _ = guarded(self.client.time)
-        guarded(lambda: self.client.zadd(self.keys.cut, {run_id: milliseconds(now + seconds)}, xx=True))
+        guarded(lambda: self.client.zadd(self.keys.cut, {run_id: milliseconds(now + seconds)}))
 
     def cancel(self, run_id: str, by: str) -> Word:
-        """End a run before its time, and the runs that it wanted. `by` says who asks, for people.
+        """End a run before its time, and its shards with it. `by` says who asks, for people.
 
         CANCELLED: it is over (nobody worked on it). ASKED: its holder will be told, keeps what it has uploaded, and
         ends it. DONE: it had ended. UNKNOWN: there is none.

@@ -91,7 +91,7 @@ local function cancelled()
   look_for_commit()
 end
 
--- Somebody wants the run to end: over at once where nobody works on it, else its holder is told. What is to be answered.
+-- Somebody wants the run to end: over at once where nobody works on it, else its holder is told. Says which.
 local function cancel_by(who)
   local state, lease = unpack(redis.call('HMGET', run, 'state', 'lease'))
   if not state then return 'unknown' end
@@ -268,8 +268,8 @@ return 'finished'
 """
 )
 
-# args: token, ms until a shard is rung again, the shards as JSON: id, whether it is done anew where it is over (1 or 0),
-# field and value, ... What it was cut in before and is not among these is given up.
+# args: token, ms until a shard is rung again, the shards as JSON: id, whether it is done anew where it is over (1 or
+# 0), field and value, ... What the run was cut in before and is not among these is given up.
 CUT = (
     _HOLDER
     + """

@@ -1,4 +1,4 @@
-"""The lock of a run that is cut in shards: one that nobody holds alone, and that stands from its first shard to its end.
+"""The lock of a run that is cut in shards: nobody holds it alone, and it stands from its first shard to its end.
 
     locks/<id>   as any shared lock; its host name is `shards/holdfast/<run>/shards`
 

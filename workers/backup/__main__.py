@@ -13,7 +13,8 @@ from workers.backup.spec import BackupSpec
 from workers.pipe import serve
 
 
-def _work(data: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
+def work(data: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
+    """Do what a spec says: a backup, or what is to be done now of one that is cut. See `run_backup`."""
     spec = BackupSpec.from_json(data)
     if spec.shards is not None:
         from workers.backup.shards.run import run_shards  # few backups are
@@ -24,4 +25,4 @@ def _work(data: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
 
 if __name__ == "__main__":
     # Not sys.exit, which would take the interpreter apart first: whoever waits for the end waits for nothing.
-    os._exit(serve(_work))
+    os._exit(serve(work))

@@ -126,6 +126,7 @@ class BackupRun:
         self.hooks = Hooks(spec)
 
     def run(self) -> BackupResult:
+        """All of it. Raises HoldfastError's tree."""
         spec = self._spec
         self.hooks.begin()
         repo = self._repo = self._open()

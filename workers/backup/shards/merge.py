@@ -1,4 +1,4 @@
-"""The trees of the directories that were cut, from what each shard has recorded of them. Pure apart from load and store.
+"""The trees of the directories that were cut, from what each shard has recorded. Pure apart from load and store.
 
 A shard's root is a tree as any; in a directory that is cut it has only the shard's own names, and those of directories
 that are cut in their turn, which all shards have. So a merge goes down the plan's directories, and takes the rest.
