@@ -1,7 +1,7 @@
 """A run that is cut in shards, as the worker sees it that got its lease: what is to be done now.
 
 Nobody holds a slot while he waits for shards. So each time that such a run is claimed it is looked at anew, by what the
-ledger has of its shards: cut it, open again what is lost, end it with the error of a shard, or finish it.
+ledger has of its shards: its engine cuts it, says which are to be done again, or finishes it; or it fails with a shard.
 """
 
 from __future__ import annotations
@@ -41,11 +41,8 @@ class ShardFailed:
     exit_code: int
 
 
-Turn = ShardsSpec | HandOut | ShardFailed | None
-
-
-def turn_of(fleet: Fleet, ledger: Ledger, run: Run) -> Turn:
-    """What is to be done of a run now: by an engine, by the ledger alone; None: it has to do with no shards.
+def turn_of(fleet: Fleet, ledger: Ledger, run: Run) -> ShardsSpec | ShardFailed | None:
+    """What an engine is to do of a run now, or why it fails; None: it has to do with no shards.
 
     `run` as it was before it was claimed. Raises ConfigError, LedgerAway.
     """
@@ -54,25 +51,25 @@ def turn_of(fleet: Fleet, ledger: Ledger, run: Run) -> Turn:
         return _shard(request)
     if not request.kind.is_backup or run.host:
         return None
-    shards = sorted(ledger.children(run.id), key=lambda shard: _number(shard.request, "shard"))
+    wanted = fleet.source(request.source).shards
+    shards = {_number(shard.request, "shard"): shard for shard in ledger.children(run.id)}
     if not shards:
-        count = fleet.source(request.source).shards
-        return ShardsSpec(run.id, count) if count else None
-    plan, count = str(shards[0].request.options.get("plan", "")), _number(shards[0].request, "of")
-    lost = [shard for shard in shards if shard.is_over and shard.state not in _DONE]
-    # After an attempt that has failed they are done again; else it is this attempt that fails with them.
-    if lost and not (run.attempts and run.attempts[-1].error):
-        number = _number(lost[0].request, "shard")
-        said = f"shard {number + 1} of {count}: {lost[0].error or lost[0].state.value}"
-        return ShardFailed(said, lost[0].exit_code or 1)
-    if lost or len(shards) < count or not all(shard.is_over for shard in shards):
-        return HandOut(plan, tuple(_number(shard.request, "shard") for shard in lost))
-    tired = next((shard for shard in shards if shard.attempt >= _AT_MOST * max(1, request.attempts)), None)
-    if tired is not None:
-        number = _number(tired.request, "shard") + 1
-        said = f"shard {number} of {count} was lost whenever it was done, in {tired.attempt} attempts"
-        return ShardFailed(said, 1)
-    return ShardsSpec(run.id, count, plan, done=[dict(shard.result) for shard in shards])
+        return ShardsSpec(run.id, wanted) if wanted else None
+    some = next(iter(shards.values())).request
+    count = _number(some, "of")
+    lost = []
+    for number, shard in sorted(shards.items()):
+        if shard.is_over and shard.state not in _DONE:
+            # After an attempt that has failed it is done again; else it is this attempt that fails with it.
+            if not (run.attempts and run.attempts[-1].error):
+                said = f"shard {number + 1} of {count}: {shard.error or shard.state.value}"
+                return ShardFailed(said, shard.exit_code or 1)
+            lost.append(number)
+        if shard.attempt >= _AT_MOST * request.attempts:
+            said = f"shard {number + 1} of {count} was lost whenever it was done, in {shard.attempt} attempts"
+            return ShardFailed(said, 1)
+    done = [dict(shards[n].result) if n in shards and shards[n].state in _DONE else None for n in range(count)]
+    return ShardsSpec(run.id, wanted or count, str(some.options.get("plan", "")), done=done, lost=lost)
 
 
 def cut(ledger: Ledger, request: RunRequest, lease: Lease, what: HandOut) -> Word:

@@ -99,10 +99,6 @@ def _work(app: Celery | None, context: WorkerContext, fleet: Fleet, ledger: Ledg
         turn = sharding.turn_of(fleet, ledger, run)
         if isinstance(turn, sharding.ShardFailed):
             return ledger.finish(lease, RunState.FAILED, error=turn.error, exit_code=turn.exit_code)
-        if isinstance(turn, sharding.HandOut):
-            word = sharding.cut(ledger, run.request, lease, turn)
-            _ring_for(ledger, run)
-            return word
         journal = ledger.journal(run.id)
         spec = specs.spec_for(fleet, run.request, slot=_slot(run), journal=journal, agent=context.agent, shards=turn)
         engine = EngineProcess(specs.command_for(run.request.kind), spec)

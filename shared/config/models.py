@@ -266,7 +266,7 @@ class Source(SourceFacts, SourceBody):
             if self.command is not None:
                 raise wrong("has shards and a command: its output is one file, which is read in one piece")
             if self.hooks is not None:
-                raise wrong("has shards and hooks: these run on one machine, around all of a backup, and shards on several")
+                raise wrong("has shards and hooks: those run on one machine around all of it, and shards on several")
         return self
 
     @property

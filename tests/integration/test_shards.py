@@ -16,18 +16,26 @@ import pytest
 
 from scheduler.keeper import LockKeeper
 from scheduler.tick import tick
+from shared.config.opening import open_repository
 from shared.ledger.ledger import Ledger
-from shared.ledger.model import Run, RunKind, RunState
+from shared.ledger.model import Run, RunKind, RunRequest, RunState, Word, new_run_id
 from shared.messaging import client
 from shared.messaging.bell import ring
+from shared.repository.absent import DOOMED
+from shared.repository.locks import read_locks
+from shared.repository.pack import BlobType
+from shared.repository.repository import Repository
 from tests.support.backups import write
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
 from tests.support.quick_worker import PAUSE
+from tests.support.shards import subtree
 from tests.support.tools import restic
+from workers.backup.run import run_backup
+from workers.backup.spec import BackupSpec
+from workers.specs import spec_for
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 SHARDS = 4
 
 
@@ -35,7 +43,8 @@ class Scene:
     """A pool's source that is cut in four, its ledger, and a scheduler that ticks when it is told to."""
 
     def __init__(self, base: str, ledger: Ledger, url: str) -> None:
-        self.small = SmallFleet(base, broker=url)
+        os.mkdir(base)
+        self.small = SmallFleet(base, broker=url, policy="full: 52w, incremental: 52w")
         self.small.change("web1: {paths", f"nas: {{pool: big, shards: {SHARDS}, paths")
         self.fleet = self.small.fleet
         self.ledger = ledger
@@ -74,14 +83,14 @@ class Scene:
             self.kill(process)
 
     def tick(self) -> list[str]:
-        """One tick at noon; the ids that were rung."""
+        """One tick; the ids that were rung."""
         rung: list[tuple[str, str]] = []
 
         def bell(rings: Sequence[tuple[str, str]]) -> None:
             rung.extend(rings)
             ring(self.ledger.client, rings)
 
-        tick(self.fleet, self.ledger, bell, lambda *_: None, NOON)
+        tick(self.fleet, self.ledger, bell, lambda *_: None, datetime.now(UTC))
         return [run_id for run_id, _ in rung]
 
     def open(self, kind: RunKind = RunKind.INCREMENTAL) -> str:
@@ -133,15 +142,42 @@ class Scene:
         assert done.returncode == 0, done.stderr
         return done.stdout.decode()
 
-    def tree_of(self, snapshot: object) -> str:
-        """The tree of the source's folder in a snapshot: those above it change with what else is there."""
-        said = self.restic("ls", "--json", str(snapshot), os.path.dirname(self.source))
-        nodes = [json.loads(line) for line in said.splitlines()]
-        return next(node["subtree"] for node in nodes if node.get("path") == self.source) if False else said
+    @property
+    def repository(self) -> Repository:
+        """The source's repository."""
+        return open_repository(self.fleet, "nas", "a").repository
+
+    def tree_of(self, run: Run) -> str:
+        """The tree of the source's folder in a run's snapshot."""
+        return subtree(self.repository, str(run.result["tree"]), self.source)
+
+    def in_one_piece(self) -> str:
+        """The same of a full backup of now that is not cut."""
+        request = RunRequest(new_run_id(), RunKind.FULL, "nas")
+        result = run_backup(BackupSpec.from_json(spec_for(self.fleet, request)), lambda _: None)
+        return subtree(self.repository, result.tree, self.source)
+
+    def shards(self, run_id: str) -> list[Run]:
+        """The shards of a run, by their numbers."""
+        return sorted(self.ledger.children(run_id), key=lambda run: int(str(run.request.options["shard"])))
 
     def locks(self) -> list[str]:
         """The repository's locks."""
-        return os.listdir(os.path.join(self.small.directory, "site", "repos", "nas", "locks"))
+        folder = os.path.join(self.small.directory, "site", "repos", "nas", "locks")
+        return os.listdir(folder) if os.path.isdir(folder) else []
+
+    def holders(self) -> list[str]:
+        """Who holds them."""
+        repo = self.repository
+        return [lock.hostname for lock in read_locks(repo.store, repo.load, now=repo.store.clock())]
+
+    def keep_locks(self) -> None:
+        """What the scheduler does about the locks of runs that are cut, as if a minute had passed."""
+        for run_id in self.ledger.client.zrange(self.ledger.keys.cut, 0, -1):
+            self.ledger.client.zadd(self.ledger.keys.cut, {run_id: 0})
+        keeper = LockKeeper(self.fleet)
+        keeper(self.ledger)
+        keeper.wait(20)
 
 
 @pytest.fixture
@@ -149,17 +185,128 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     """A source that was never backed up."""
     with ExitStack() as stack:
         ledger, server = stack.enter_context(own_ledger(str(tmp_path / "valkey"), lease_seconds=2.0))
-        made = Scene(str(tmp_path / "fleet") if os.mkdir(tmp_path / "fleet") is None else "", ledger, server.url)
+        made = Scene(str(tmp_path / "fleet"), ledger, server.url)
         stack.callback(made.close)
         yield made
 
 
-def test_two_workers_make_one_snapshot(scene: Scene) -> None:
-    """Four shards."""
+def test_two_workers_make_one_snapshot_as_one_would(scene: Scene) -> None:
+    """A first backup and an incremental one: the tree is that of a backup in one piece, and restic finds no fault."""
     scene.worker()
     scene.worker()
-    run = scene.ends(scene.open())
-    print(run.result, scene.begun)
-    scene.restic("check", "--read-data")
-    assert len(scene.restic("snapshots", "--json")) > 5
-    LockKeeper(scene.fleet)
+    first = scene.ends(scene.open())
+    assert sorted(scene.begun) == ["0", "1", "2", "3", "cut", "end"]
+    assert (first.result["kind"], first.result["files_new"], first.result["shards"]) == ("full", 60, SHARDS)
+    assert [shard.state for shard in scene.shards(first.id)] == [RunState.SUCCEEDED] * SHARDS
+    assert scene.tree_of(first) == scene.in_one_piece()
+    write(f"{scene.source}/d1/new", b"new" * 5000)
+    os.unlink(f"{scene.source}/d2/e2/f2")
+    second = scene.ends(scene.open())
+    result = second.result
+    assert [result[name] for name in ("kind", "files_new", "files_unmodified", "files_gone")] == [
+        "incremental", 1, 59, 1
+    ]  # fmt: skip
+    assert result["bytes_read"] == 15000
+    assert scene.tree_of(second) == scene.in_one_piece()
+    assert "no errors were found" in scene.restic("check", "--read-data")
+    assert [run.id for run in scene.ledger.history("nas") if run.result.get("shards")] == [second.id, first.id]
+    scene.keep_locks()
+    assert scene.locks() == []
+
+
+def test_one_worker_of_one_slot_does_it_all(scene: Scene) -> None:
+    """While shards are to be done the run waits and holds no slot, and its lock stands."""
+    scene.worker()
+    scene.hold("3")
+    run_id = scene.open()
+    until(lambda: "3" in scene.begun, what="a shard under way")
+    assert scene.run(run_id).state is RunState.WAITING
+    assert any("/shards" in lock for lock in scene.holders())
+    scene.let_go("3")
+    assert scene.ends(run_id).result["shards"] == SHARDS
+    assert scene.locks() == []
+
+
+def test_of_a_killed_worker_its_shard_alone_is_done_again(scene: Scene) -> None:
+    """The others stay done; another worker does that one."""
+    scene.hold("2")
+    first = scene.worker()
+    run_id = scene.open()
+    until(lambda: sorted(scene.begun) == ["0", "1", "2", "3", "cut"] or "2" in scene.begun, what="shard 2")
+    scene.kill(first)
+    scene.let_go("2")
+    scene.worker()
+    run = scene.ends(run_id)
+    counts = {step: scene.begun.count(step) for step in sorted(set(scene.begun))}
+    assert counts == {"0": 1, "1": 1, "2": 2, "3": 1, "cut": 1, "end": 1}
+    assert scene.tree_of(run) == scene.in_one_piece()
+
+
+def test_what_was_doomed_meanwhile_is_stored_again(scene: Scene) -> None:
+    """The shard whose tree lies in a doomed pack is done again, and no other, before the run is finished."""
+    scene.worker()
+    scene.hold("end")
+    run_id = scene.open()
+    until(lambda: "end" in scene.begun, what="all shards")
+    tree = bytes.fromhex(str(scene.shards(run_id)[1].result["tree"]))
+    repo = scene.repository
+    listed = [one for info in repo.store.list("index/") for one in repo.load_index(info.key.rpartition("/")[2])]
+    (pack,) = {pack for pack, blobs in listed for blob in blobs if (blob.type, blob.id) == (BlobType.TREE, tree)}
+    repo.store.put(DOOMED + pack.hex(), b"{}")
+    scene.let_go("end")
+    run = scene.ends(run_id)
+    assert {step: scene.begun.count(step) for step in ("0", "1", "2", "3", "end")} == {
+        "0": 1, "1": 2, "2": 1, "3": 1, "end": 2
+    }  # fmt: skip
+    repo.store.delete(DOOMED + pack.hex())
+    assert scene.tree_of(run) == scene.in_one_piece()
+
+
+def test_cancelling_it_cancels_its_shards(scene: Scene) -> None:
+    """Those that are queued at once, the one that is under way by its worker; the lock goes with the run."""
+    scene.worker()
+    scene.hold("3")
+    scene.hold("2")
+    run_id = scene.open()
+    until(lambda: {"2", "3"} & set(scene.begun), what="a shard under way")
+    assert client.cancel(scene.fleet, run_id, "anna") is Word.CANCELLED
+    ends = until(lambda: [run.state for run in scene.shards(run_id) if run.is_over] if all(
+        run.is_over for run in scene.shards(run_id)) else None, what="the end of all shards")  # fmt: skip
+    assert RunState.CANCELLED in ends
+    assert scene.run(run_id).state is RunState.CANCELLED
+    scene.keep_locks()
+    until(lambda: scene.locks() == [], what="the last lock")
+    assert "end" not in scene.begun
+
+
+def test_redis_wiped_in_the_middle_leaves_one_snapshot(scene: Scene) -> None:
+    """The shard under way goes on; the slot is opened again, finds that shard's plan, and has the others done anew."""
+    scene.worker(slots=2)
+    (run_id,) = scene.tick()
+    scene.hold("1")
+    until(lambda: "1" in scene.begun, what="a shard under way")
+    scene.ledger.client.flushall()
+    until(lambda: scene.ledger.open_runs(), what="the shard in the new ledger")
+    until(lambda: scene.tick() and scene.ledger.get(run_id), what="the slot")
+    scene.let_go("1")
+    run = scene.ends(run_id)
+    assert scene.begun.count("1") == 1
+    assert scene.tree_of(run) == scene.in_one_piece()
+    assert len(json.loads(scene.restic("snapshots", "--json"))) == 2  # the other is the one that it was compared with
+
+
+def test_a_run_fails_with_its_shard_and_goes_on_from_the_others(scene: Scene) -> None:
+    """What a source leaves out was changed in between: the shard says so, the run fails, and is cut anew when tried."""
+    scene.worker()
+    scene.hold("0")
+    (run_id,) = scene.tick()
+    until(lambda: "0" in scene.begun, what="a shard under way")
+    scene.ledger.cancel(scene.shards(run_id)[0].id, "anna")
+    failed = scene.ends(run_id, RunState.FAILED)
+    assert failed.error == "shard 1 of 4: cancelled by anna"
+    scene.let_go("0")
+    scene.ledger.client.hset(scene.ledger.keys.run(run_id), "retry", 0)
+    until(lambda: run_id in scene.tick(), what="the next attempt")
+    run = scene.ends(run_id)
+    assert {step: scene.begun.count(step) for step in ("0", "1", "2", "3")} == {"0": 2, "1": 1, "2": 1, "3": 1}
+    assert scene.tree_of(run) == scene.in_one_piece()

@@ -6,11 +6,32 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from shared.repository.pack import BlobType
+from shared.repository.repository import Repository
+from shared.repository.tree import decode_tree
 from tests.support.backups import Shop
 from workers.backup.shards.run import run_shards
 from workers.backup.spec import Selection, ShardsSpec
 
-Results = list[dict[str, Any]]
+Results = list[dict[str, Any] | None]
+
+
+def subtree(repo: Repository, tree: str, path: str) -> str:
+    """The id of the tree of `path` below a tree, both in hex: those above it change with what else is there."""
+    places = {
+        blob.id: (pack, blob)
+        for info in repo.store.list("index/")
+        for pack, blobs in repo.load_index(info.key.rpartition("/")[2])
+        for blob in blobs
+        if blob.type is BlobType.TREE
+    }
+    at = bytes.fromhex(tree)
+    for part in filter(None, os.fsencode(path).split(b"/")):
+        nodes = {node.name: node for node in decode_tree(repo.load_blob(*places[at]))}
+        below = nodes[part].subtree
+        assert below is not None
+        at = below
+    return at.hex()
 
 
 class Sharded:

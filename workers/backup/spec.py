@@ -68,14 +68,16 @@ class ShardsSpec:
     """What of a run that is cut in shards is to be done now.
 
     `number` >= 0: that shard of `plan`. Else the run itself: to be cut in `count` where there is no plan, or one that
-    fits no more; to be finished where there is: then `done` are the results of its shards, in their order.
+    fits no more; to be finished where there is: then `done` are the results of its shards, in their order, None for
+    those that are not done; of these `lost` are over, and are to be done again.
     """
 
     run: str  # the run that is cut
     count: int
     plan: str = ""
     number: int = -1
-    done: list[dict[str, Any]] = field(default_factory=list)
+    done: list[dict[str, Any] | None] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -126,11 +126,19 @@ class CutRun(BackupRun):
         shards = _of(self._spec)
         self._kept = KeptLock(self._repo, shards.run)
         digest = digest_of(self._resolved.selection)
-        plan = Plan.parse(shards.plan) if shards.plan else None
+        try:
+            plan = Plan.parse(shards.plan) if shards.plan else None
+        except ValueError:
+            plan = None  # of another release: it is cut anew
         if plan is None or plan.selection != digest or len(shards.done) != plan.count:
             raise self._cut(digest)
+        results = [one for one in shards.done if one is not None]
+        if len(results) < plan.count:
+            self._lock.confirm()
+            self._kept.ensure()
+            raise _CutNow(plan, shards.lost)
         for _ in range(PASSES):
-            done = self._finish(plan, shards.done)
+            done = self._finish(plan, results)
             if done is not None:
                 self._kept.release()
                 return done
