@@ -37,7 +37,20 @@ if TYPE_CHECKING:
 BATCH = 1000  # commands in one pipeline
 TICK_ENTRY = f"{BEAT_PREFIX}tick"  # RedBeat's note of when it sent the tick last
 _STEP = 50  # entries of a list that are read at a time
-_FIELDS = ("id", "kind", "source", "state", "queue", "opened", "started", "ended", "lease", "exit_code", "result")
+_FIELDS = (
+    "id",
+    "kind",
+    "source",
+    "state",
+    "queue",
+    "opened",
+    "started",
+    "began",
+    "ended",
+    "lease",
+    "exit_code",
+    "result",
+)
 _REALMS_AT_ONCE = 500  # of one script: a few milliseconds of Redis's time
 
 # KEYS: prefixes of realms; only reads. Answers in JSON: all their counts, added up, and how many workers that stay
@@ -366,7 +379,7 @@ def _seen_run(fields: dict[str, str | None]) -> SeenRun | None:
             state=RunState(fields["state"]),
             queue=fields["queue"] or "",
             opened=int(fields["opened"] or 0) / 1000,
-            started=int(fields["started"] or 0) / 1000,
+            started=int(fields["began"] or fields["started"] or 0) / 1000,  # of one that was cut: its first attempt
             ended=int(fields["ended"] or 0) / 1000,
             lease_until=int(fields["lease"] or 0) / 1000,
             exit_code=int(fields["exit_code"] or 0),

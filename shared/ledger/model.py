@@ -233,6 +233,11 @@ class Run:
         return self.state.is_final or self.ended > 0
 
     @property
+    def since(self) -> float:
+        """When its work began: of the last attempt, or of the first one where it was cut and goes on."""
+        return self.began or self.started
+
+    @property
     def parent(self) -> str:
         """The id of the run that wanted this one; empty for none."""
         return self.request.parent

@@ -270,9 +270,8 @@ def test_cancelling_it_cancels_its_shards(scene: Scene) -> None:
     run_id = scene.open()
     until(lambda: {"2", "3"} & set(scene.begun), what="a shard under way")
     assert client.cancel(scene.fleet, run_id, "anna") is Word.CANCELLED
-    ends = until(lambda: [run.state for run in scene.shards(run_id) if run.is_over] if all(
-        run.is_over for run in scene.shards(run_id)) else None, what="the end of all shards")  # fmt: skip
-    assert RunState.CANCELLED in ends
+    until(lambda: all(run.is_over for run in scene.shards(run_id)), what="the end of all shards")
+    assert RunState.CANCELLED in {run.state for run in scene.shards(run_id)}
     assert scene.run(run_id).state is RunState.CANCELLED
     scene.keep_locks()
     until(lambda: scene.locks() == [], what="the last lock")
@@ -286,7 +285,7 @@ def test_redis_wiped_in_the_middle_leaves_one_snapshot(scene: Scene) -> None:
     scene.hold("1")
     until(lambda: "1" in scene.begun, what="a shard under way")
     scene.ledger.client.flushall()
-    until(lambda: scene.ledger.open_runs(), what="the shard in the new ledger")
+    until(scene.ledger.open_runs, what="the shard in the new ledger")
     until(lambda: scene.tick() and scene.ledger.get(run_id), what="the slot")
     scene.let_go("1")
     run = scene.ends(run_id)

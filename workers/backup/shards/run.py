@@ -5,7 +5,8 @@
     the run     as above -> are all roots whole? else Cut again, for those that are not -> merge -> commit
 
 Invariant: what a shard has stored counts only once whoever finishes has seen, under a lock of his own that no prune can
-pass, that all of it is indexed, in packs that are not doomed. So nothing rests on the kept lock, nor on the ledger.
+pass, that all of it is indexed, in packs that are not doomed: from listings, or else by a walk of its trees. So nothing
+rests on the kept lock, nor on the ledger.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from workers.backup.run import PASSES, TREE_SHARE, BackupRun, OnEvent, run_backu
 from workers.backup.shards import weigh
 from workers.backup.shards.merge import merge
 from workers.backup.shards.plan import Plan, buckets_for, make_plan
+from workers.backup.shards.stands import ShardResult, Standing, rests_on
 from workers.backup.spec import BackupResult, BackupSpec, Selection, ShardsSpec
 
 _SUMS = ("files_new", "files_changed", "files_unmodified", "files_gone", "bytes_processed", "bytes_read", "bytes_added")
@@ -104,7 +106,7 @@ class ShardRun(BackupRun):
         writer.discard()
         self._journal.remove()
         spec = self._spec
-        result = BackupResult(
+        result = ShardResult(
             snapshot="",
             kind=spec.kind,
             source=spec.source,
@@ -113,6 +115,7 @@ class ShardRun(BackupRun):
             time=time_string(self._began),
             tree=root[0].hex(),
             parent=parent.id if parent else "",
+            **rests_on(self._repo.store, self._known.relied_on, self._absent),
         )
         return self._said(result, counts)
 
@@ -182,7 +185,8 @@ class CutRun(BackupRun):
             known.begin_pass()
         else:
             self._make_known()
-        lost = [number for number, one in enumerate(done) if not self._stands(one)]
+        standing = Standing(self._repo.store, self._absent)
+        lost = [number for number, one in enumerate(done) if not self._stands(standing, one)]
         if lost:
             self._kept.ensure()
             raise _CutNow(plan, lost)
@@ -203,9 +207,11 @@ class CutRun(BackupRun):
             )
         return result
 
-    def _stands(self, done: Mapping[str, Any]) -> bool:
+    def _stands(self, standing: Standing, done: Mapping[str, Any]) -> bool:
         if done["site"] != self._spec.site.id:
             return False  # the primary has changed meanwhile
+        if standing.holds(done):
+            return True
         tree = bytes.fromhex(done["tree"])
         return commits.is_stored(self._repo, tree, self._known.index, self._absent, self._look_after)
 
