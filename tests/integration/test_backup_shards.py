@@ -166,7 +166,7 @@ def test_what_is_gone_of_a_shard_is_found_before_the_end(shop: Shop, what: str) 
 
 
 def test_shards_that_certainly_stand_are_not_walked(shop: Shop) -> None:
-    """The same index files as at a shard's end, and the same absent packs; what others have added since is no matter."""
+    """The index files of a shard's end are there, the same packs absent; what others have added since is no matter."""
     sharded = Sharded(shop)
     sharded.cut()
     done = sharded.do([0])[0] or {}

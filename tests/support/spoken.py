@@ -60,7 +60,7 @@ class Speaker:
         path = shop.conf / "holdfast.yaml"
         # One of a host that no worker serves, so that status has something to say.
         more = f"  far:\n    host: nowhere.example\n    paths: [{shop.base}/pool]\n"
-        more += f"  there:\n    pool: dc1\n    owner: it-ops\n    labels: {{tier: 1}}\n"
+        more += "  there:\n    pool: dc1\n    owner: it-ops\n    labels: {tier: 1}\n"
         more += f"    paths: [{shop.base}/pool]\n    shards: 2\n"
         path.write_text(path.read_text().rstrip("\n") + "\n" + more)
 
