@@ -110,7 +110,8 @@ def details(run: Run, now: float, shards: Sequence[Run] = ()) -> list[str]:
     lines += _progress(run, now)
     lines += [_shard(shard, now) for shard in shards]
     for one in run.attempts:
-        said = one.error or ("ended well" if run.state.is_final and one is run.attempts[-1] else "given back")
+        given = "cut in shards, or given back" if run.began else "given back"
+        said = one.error or ("ended well" if run.state.is_final and one is run.attempts[-1] else given)
         took = show.duration(max(0.0, one.ended - one.started))
         lines.append(f"attempt  {one.number} by {one.owner}, {show.moment(one.started)}, {took}: {said}")
     lines += _said(run)
