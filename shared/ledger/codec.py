@@ -54,6 +54,7 @@ def decode_run(fields: Mapping[str, str], host: str) -> Run:
         host=host,
         attempt=int(fields["attempt"]),
         rings=int(fields["rings"]),
+        lost=int(fields.get("lost", "0")),
         opened=_seconds(fields, "opened"),
         started=_seconds(fields, "started"),
         began=_seconds(fields, "began"),

@@ -212,6 +212,7 @@ class Run:
     opened: float = 0.0
     started: float = 0.0  # of the last attempt
     began: float = 0.0  # of one that was cut: when it was first
+    lost: int = 0  # of a shard: how often it was done, and lost before its run was finished
     ended: float = 0.0
     owner: str = ""  # the last holder of its lease
     lease_until: float = 0.0

@@ -5,7 +5,7 @@ mind, can't carry Celery's queues either.
 ARGV are always: the realm's prefix, the run's id, ms for which an ended run is remembered, lengths of `recent` and of a
 source's history, attempts that are kept; then each script's own, in `args`.
 A run's hash holds `token` and `lease` (until, ms) only while it is claimed or running, and `cancel` (who asked) only
-while that and when it is over; `began` (ms) once it was cut.
+while that and when it is over; `began` (ms) once it was cut; a shard's `lost`: how often it was done in vain.
 """
 
 from __future__ import annotations
@@ -288,6 +288,7 @@ for _, shard in ipairs(cjson.decode(args[3])) do
   if not at then
     redis.call('HSET', key, 'id', other, 'opened', now, 'attempt', 0)
   elseif anew == 1 and is_final(at) then
+    if at == 'succeeded' or at == 'incomplete' then redis.call('HINCRBY', key, 'lost', 1) end
     redis.call('HDEL', key, 'ended', 'retry', 'finisher', 'result', 'exit_code', 'error', 'cancel', 'deaths')
     redis.call('PERSIST', key)
   end

@@ -64,6 +64,19 @@ def test_an_incremental_one_reads_what_has_changed(shop: Shop) -> None:
     assert shop.tree_of(after.tree) == shop.tree_of(str(result["tree"]))
 
 
+def test_it_is_cut_by_the_sizes_of_the_last_snapshot(shop: Shop) -> None:
+    """Where there is none, by a listing, which says the same of files that have not changed."""
+    write(f"{shop.source}/large/one", bytes(3 << 20))
+    write(f"{shop.source}/large/two", bytes(2 << 20))
+    by_listing = Plan.parse(Sharded(shop).cut())
+    shop.backup()
+    shutil.move(f"{shop.source}/large", f"{shop.base}/elsewhere")
+    by_snapshot = Plan.parse(Sharded(shop).cut())
+    assert by_snapshot.cuts == by_listing.cuts
+    assert (by_listing.kind, by_snapshot.kind) == ("full", "incremental")
+    assert os.fsencode(f"{shop.source}/large") in by_snapshot.cuts
+
+
 def test_a_full_one_reads_every_byte(shop: Shop) -> None:
     """Each shard reads all of its part, though there is a snapshot."""
     shop.backup()

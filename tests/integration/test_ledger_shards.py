@@ -104,7 +104,7 @@ def test_cutting_again_does_only_what_is_named_anew(ledger: Ledger) -> None:
     assert states(ledger, [run, *shards]) == ["waiting", "succeeded", "queued", "succeeded"]
     again = ledger.get(shards[1].id)
     assert again is not None
-    assert (again.result, again.error, again.ended, again.attempt) == ({}, "", 0.0, 1)
+    assert (again.result, again.error, again.ended, again.attempt, again.lost) == ({}, "", 0.0, 1, 1)
     assert ledger.cut(lease, shards) is Word.LOST
     finish(ledger, shards[1])
     assert state_of(ledger, run.id) == "queued"

@@ -227,18 +227,19 @@ def test_one_worker_of_one_slot_does_it_all(scene: Scene) -> None:
     assert scene.locks() == []
 
 
-def test_of_a_killed_worker_its_shard_alone_is_done_again(scene: Scene) -> None:
-    """The others stay done; another worker does that one."""
-    scene.hold("2")
+@pytest.mark.parametrize("step", ["cut", "2", "end"])
+def test_of_a_killed_worker_that_step_alone_is_done_again(scene: Scene, step: str) -> None:
+    """Whoever cuts the run, does a shard, or finishes it: the others stay done, and another worker does that one."""
+    scene.hold(step)
     first = scene.worker()
     run_id = scene.open()
-    until(lambda: sorted(scene.begun) == ["0", "1", "2", "3", "cut"] or "2" in scene.begun, what="shard 2")
+    until(lambda: step in scene.begun, seconds=40, what=step)
     scene.kill(first)
-    scene.let_go("2")
+    scene.let_go(step)
     scene.worker()
     run = scene.ends(run_id)
-    counts = {step: scene.begun.count(step) for step in sorted(set(scene.begun))}
-    assert counts == {"0": 1, "1": 1, "2": 2, "3": 1, "cut": 1, "end": 1}
+    counts = {one: scene.begun.count(one) for one in scene.begun}
+    assert counts == {**dict.fromkeys(["cut", "0", "1", "2", "3", "end"], 1), step: 2}
     assert scene.tree_of(run) == scene.in_one_piece()
 
 

@@ -99,7 +99,11 @@ class ShardMachine(RuleBasedStateMachine):
             word = self.ledger.cut(self.leases[RUN.id], shards, {shards[number].id for number in anew})
             if word is Word.CUT:
                 self.forgotten = False
-                assert {run.id for run in self.ledger.children(RUN.id)} == {shard.id for shard in shards}
+                children = self.ledger.children(RUN.id)
+                assert {run.id for run in children} == {shard.id for shard in shards}
+                run = self.get(RUN)
+                assert run is not None
+                assert (run.state is RunState.WAITING) == any(not shard.is_over for shard in children)
 
     @rule(plan=st.sampled_from("ppq"))
     def claim_and_cut(self, plan: str) -> None:

@@ -20,6 +20,7 @@ ALL = -1  # in place of a shard's number: a directory that is cut in its turn
 CUTS = 64  # directories that are cut at most
 GRAIN = 4  # nothing that can be cut is heavier than a fourth of a shard
 _BUCKETS = 16  # of a directory, at least
+_TEXT_AT_MOST = 64 << 20  # bytes of a plan that are read
 
 
 @dataclass(slots=True)
@@ -75,7 +76,8 @@ class Plan:
     def parse(cls, text: str) -> Plan:
         """Read what `to_text` gave. Raises ValueError."""
         try:
-            form, count, kind, selection, cuts = json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
+            packed = base64.b64decode(text, validate=True)
+            form, count, kind, selection, cuts = json.loads(zlib.decompressobj().decompress(packed, _TEXT_AT_MOST))
             if form != 1:
                 raise ValueError(f"a plan of form {form!r}")
             return cls(
