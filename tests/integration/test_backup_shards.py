@@ -122,6 +122,8 @@ def test_what_comes_and_goes_between_plan_and_end(shop: Shop) -> None:
     nodes = shop.nodes(str(result["tree"]), shop.source)
     assert {b"d0", b"d1", b"d3", b"d4", b"later"} <= set(nodes)
     assert nodes[b"d1"].type == "dir"
+    assert f"{shop.source}/d2: no directory for 2 of 4 shards" in result["problems"]
+    assert (result["complete"], result["unreadable"]) == (False, len(result["problems"]))
     assert set(shop.nodes(str(result["tree"]), f"{shop.source}/later/deep")) == {b"file"}
     shop.check()
 

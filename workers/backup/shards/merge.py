@@ -17,12 +17,16 @@ Load = Callable[[bytes], list[Node]]  # the nodes of a tree
 Store = Callable[[bytes, bytes], None]  # a tree's id and its content
 
 
-def merge(plan: Plan, roots: Sequence[bytes], load: Load, store: Store) -> bytes:
-    """The root of the whole, of the roots of all shards. A tree is stored before the one that refers to it."""
-    return _merge(plan, b"/", roots, load, store)
+def merge(plan: Plan, roots: Sequence[bytes], load: Load, store: Store) -> tuple[bytes, list[str]]:
+    """The root of the whole, of the roots of all shards; and what some of them have not seen, for a person.
+
+    A tree is stored before the one that refers to it.
+    """
+    problems: list[str] = []
+    return _merge(plan, b"/", roots, load, store, problems), problems
 
 
-def _merge(plan: Plan, path: bytes, trees: Sequence[bytes], load: Load, store: Store) -> bytes:
+def _merge(plan: Plan, path: bytes, trees: Sequence[bytes], load: Load, store: Store, problems: list[str]) -> bytes:
     found: dict[bytes, list[Node]] = {}
     for tree in trees:
         for node in load(tree):
@@ -32,11 +36,20 @@ def _merge(plan: Plan, path: bytes, trees: Sequence[bytes], load: Load, store: S
         # Looked at by several at different times: what was changed last is what there is.
         node = max(alike, key=lambda one: (one.ctime, one.mtime))
         below = os.path.join(path, name)
-        if node.subtree is not None and below in plan.cuts:
+        if below in plan.cuts:
             parts = [one.subtree for one in alike if one.subtree is not None]
-            node.subtree = _merge(plan, below, parts, load, store)
+            if len(parts) < len(trees):
+                # Not mounted everywhere, or it came or went meanwhile: parts of it may be missing.
+                problems.append(f"{shown(below)}: no directory for {len(trees) - len(parts)} of {len(trees)} shards")
+            if node.subtree is not None:
+                node.subtree = _merge(plan, below, parts, load, store, problems)
         nodes.append(node)
     raw = encode_tree(nodes)
     made = hashlib.sha256(raw).digest()
     store(made, raw)
     return made
+
+
+def shown(path: bytes) -> str:
+    """A path as it stands among problems."""
+    return os.fsdecode(path).encode(errors="backslashreplace").decode()

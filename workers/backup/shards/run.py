@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -82,7 +83,7 @@ class ShardRun(BackupRun):
         if plan.selection != digest_of(self._resolved.selection):
             raise BackupError(
                 f"source {self._spec.source}: its paths or what they leave out differ from those that it was cut by",
-                hint="Give all workers of the pool the same configuration; the run is cut anew then",
+                hint="Give all workers of the pool the same configuration and mounts; then it is cut anew",
             )
         self._spec.kind = "full" if plan.kind == "full" else "incremental"
         number = _of(self._spec).number
@@ -190,15 +191,16 @@ class CutRun(BackupRun):
         if lost:
             self._kept.ensure()
             raise _CutNow(plan, lost)
-        tree = self._merge(plan, [bytes.fromhex(one["tree"]) for one in done])
+        tree, unseen = self._merge(plan, [bytes.fromhex(one["tree"]) for one in done])
         known.index.refresh()
         if not known.relied_on <= known.index.index_ids:
             return None
         self._lock.ensure_held()
         began = min(parse_time(one["time"]) for one in done)
-        result = self._put(_sum(plan, done), tree, self._parent(), began=began)
+        result = self._put(_sum(plan, done, unseen), tree, self._parent(), began=began)
         if not result.existed:
             result.shards = plan.count
+            result.duration = max(result.duration, (time.time_ns() - began) / 1e9)
             result.bytes_stored += sum(one["bytes_stored"] for one in done)
             result.packs_stored += sum(one["packs_stored"] for one in done)
             result.packs_resumed += sum(one["packs_resumed"] for one in done)
@@ -215,7 +217,7 @@ class CutRun(BackupRun):
         tree = bytes.fromhex(done["tree"])
         return commits.is_stored(self._repo, tree, self._known.index, self._absent, self._look_after)
 
-    def _merge(self, plan: Plan, roots: list[bytes]) -> bytes:
+    def _merge(self, plan: Plan, roots: list[bytes]) -> tuple[bytes, list[str]]:
         spec, repo, known = self._spec, self._repo, self._known
         uploader = Uploader(repo.store, uploads=1, spool=spec.cache_dir)
         target = spec.pack_size // TREE_SHARE
@@ -227,7 +229,7 @@ class CutRun(BackupRun):
                 packer.add(tree, raw)
 
         try:
-            root = merge(plan, roots, self._nodes, store)
+            merged = merge(plan, roots, self._nodes, store)
             packer.flush()
             uploader.wait()
             for pack in uploader.finished():
@@ -236,7 +238,7 @@ class CutRun(BackupRun):
         finally:
             packer.discard()
             uploader.let_end()
-        return root
+        return merged
 
     def _nodes(self, tree: bytes) -> list[Node]:
         (found,) = self._known.index.lookup(BlobType.TREE, [tree], self._absent)
@@ -252,14 +254,14 @@ def _of(spec: BackupSpec) -> ShardsSpec:
     return spec.shards
 
 
-def _sum(plan: Plan, done: list[dict[str, Any]]) -> Counts:
+def _sum(plan: Plan, done: list[dict[str, Any]], unseen: list[str]) -> Counts:
     """What the shards have met, together. A directory that is cut was looked at by all: its trouble counts once."""
     counts = Counts()
     for name in _SUMS:
         setattr(counts, name, sum(int(one[name]) for one in done))
     counts.dirs = sum(int(one["dirs"]) for one in done) - (plan.count - 1) * len(plan.cuts)
-    listed = [problem for one in done for problem in one["problems"]]
+    listed = [*unseen, *(problem for one in done for problem in one["problems"])]
     once = list(dict.fromkeys(listed))
-    counts.problems = sum(int(one["unreadable"]) for one in done) - (len(listed) - len(once))
+    counts.problems = len(unseen) + sum(int(one["unreadable"]) for one in done) - (len(listed) - len(once))
     counts.listed = once[:_LISTED]
     return counts
