@@ -313,6 +313,8 @@ def _content(source: Source) -> dict[str, Any]:
     shown |= {key: getattr(source, key) for key in ("exclude_caches", "one_file_system")}
     if source.exclude_larger_than is not None:
         shown["exclude_larger_than"] = size(source.exclude_larger_than)
+    if source.shards is not None:
+        shown["shards"] = source.shards
     return shown
 
 

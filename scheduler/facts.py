@@ -37,7 +37,20 @@ if TYPE_CHECKING:
 TICK_ENTRY = f"{BEAT_PREFIX}tick"  # RedBeat's note of when it sent the tick last
 _STEP = 50  # entries of a list that are read at a time
 _FEW = 4  # entries that are read first: most realms are those of one server
-_FIELDS = ("id", "kind", "source", "state", "queue", "opened", "started", "ended", "lease", "exit_code", "result")
+_FIELDS = (
+    "id",
+    "kind",
+    "source",
+    "state",
+    "queue",
+    "opened",
+    "started",
+    "began",
+    "ended",
+    "lease",
+    "exit_code",
+    "result",
+)
 _DATE = ("year", "month", "day", "hour", "minute", "second", "microsecond")
 
 
@@ -308,7 +321,7 @@ def _seen_run(fields: Mapping[str, str]) -> SeenRun | None:
             state=RunState(fields["state"]),
             queue=fields["queue"],
             opened=int(fields["opened"] or 0) / 1000,
-            started=int(fields["started"] or 0) / 1000,
+            started=int(fields["began"] or fields["started"] or 0) / 1000,  # of one that was cut: its first attempt
             ended=int(fields["ended"] or 0) / 1000,
             lease_until=int(fields["lease"] or 0) / 1000,
             exit_code=int(fields["exit_code"] or 0),

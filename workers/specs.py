@@ -16,7 +16,7 @@ from shared.config.opening import passwords, recovery_password
 from shared.config.programs import environment
 from shared.errors import ConfigError
 from shared.ledger.model import RunKind, RunRequest
-from workers.backup.spec import BackupSpec, HooksSpec, Selection, SiteSpec, StreamSpec
+from workers.backup.spec import BackupSpec, HooksSpec, Selection, ShardsSpec, SiteSpec, StreamSpec
 from workers.engine_process import module_command
 from workers.limits import EngineLimits
 from workers.maintenance.forget_spec import ForgetSpec
@@ -42,6 +42,7 @@ ENGINES = {
     RunKind.FORGET: "workers.maintenance.forget_process",
     RunKind.PRUNE: "workers.maintenance.prune_process",
     RunKind.RESTORE_TEST: "workers.maintenance.restore_test_process",
+    RunKind.SHARD: "workers.backup",
 }
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
@@ -56,18 +57,25 @@ def command_for(kind: RunKind) -> list[str]:
 
 
 def spec_for(
-    fleet: Fleet, request: RunRequest, *, slot: str = "", journal: Sequence[str] = (), agent: bool = False
+    fleet: Fleet,
+    request: RunRequest,
+    *,
+    slot: str = "",
+    journal: Sequence[str] = (),
+    agent: bool = False,
+    shards: ShardsSpec | None = None,
 ) -> dict[str, Any]:
     """The spec of a run, as plain data for the pipe. `slot` is the run's, or when a run by hand was opened.
+
+    `shards`: what is to be done of a backup that is cut; without it is done in one piece.
 
     An `agent` restores only to where its own file says; others to anywhere, unless theirs says something.
 
     Reads secrets. Raises ConfigError: no such source, nothing to read here, an option that there is none of.
     """
-    if request.kind is RunKind.FULL:
-        return backup_spec(fleet, request, "full", slot=slot, journal=journal).to_json()
-    if request.kind is RunKind.INCREMENTAL:
-        return backup_spec(fleet, request, "incremental", slot=slot, journal=journal).to_json()
+    if request.kind.reads_source:
+        kind: Literal["full", "incremental"] = "full" if request.kind is RunKind.FULL else "incremental"
+        return backup_spec(fleet, request, kind, slot=slot, journal=journal, shards=shards).to_json()
     if request.kind is RunKind.RESTORE:
         _require_known(fleet, request.source)
         spec = restore_spec(fleet, request.source, request.options)
@@ -118,6 +126,7 @@ def backup_spec(
     *,
     slot: str = "",
     journal: Sequence[str] = (),
+    shards: ShardsSpec | None = None,
 ) -> BackupSpec:
     """One backup of a source to its primary. Raises ConfigError."""
     source = fleet.source(request.source)
@@ -125,7 +134,7 @@ def backup_spec(
         raise ConfigError(f"source {source.id} has no paths here", hint="Give it `paths:`, or a `command:`")
     repository = fleet.repository_of(source.id)
     policy = fleet.policy_for(source.id)
-    _allowed(request.options, set(), "backup")
+    _allowed(request.options, {"shard", "of", "plan"} if request.kind is RunKind.SHARD else set(), "backup")
     return BackupSpec(
         site=site_spec(fleet, topology.current(fleet).primary(source.id)),
         repository=repository,
@@ -143,6 +152,7 @@ def backup_spec(
         ),
         stream=_stream(source),
         hooks=_hooks(source),
+        shards=shards,
         kind=kind,
         slot=slot or request.slot,
         host=source.host or socket.gethostname(),

@@ -185,7 +185,7 @@ def judge(sources: Sequence[Source], seen: Overview, inventory: str = "") -> Rep
         findings=tuple(findings),
         problems=tuple(problems),
         waiting=waiting,
-        running=sum(run.state is not RunState.QUEUED for run in seen.runs),
+        running=sum(run.state not in {RunState.QUEUED, RunState.WAITING} for run in seen.runs),
         workers=len(seen.workers),
         leading=seen.leading,
     )

@@ -249,6 +249,7 @@ class SourceBody(Renamed):
     exclude_if_present: Annotated[tuple[Text, ...], Several] = ()
     one_file_system: Flag = False
     exclude_larger_than: Size | None = None
+    shards: Annotated[int, whole_number(" of shards", least=2, most=64)] | None = None  # None: in one piece
     hooks: Hooks | None = None
 
     @model_validator(mode="after")
@@ -277,6 +278,13 @@ class Source(SourceFacts, SourceBody):
             raise wrong("has both host and pool: it is read by that host, or by any worker of that pool")
         if self.scratch is not None and self.paths is not None:
             raise wrong("has scratch and paths: only what a program prints goes into a server")
+        if self.shards is not None:
+            if self.pool is None:
+                raise wrong("has shards and no pool: workers of a pool, which all mount its paths alike, share them")
+            if self.command is not None:
+                raise wrong("has shards and a command: its output is one file, which is read in one piece")
+            if self.hooks is not None:
+                raise wrong("has shards and hooks: those run on one machine around all of it, and shards on several")
         return self
 
     @property

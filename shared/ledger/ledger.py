@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from shared.ledger import scripts, sweep
@@ -25,7 +25,7 @@ from shared.ledger.calls import (
     opened,
     transition,
 )
-from shared.ledger.codec import decode_run, error_text, milliseconds
+from shared.ledger.codec import decode_run, encode_request, error_text, milliseconds
 from shared.ledger.guard import guarded
 from shared.ledger.keys import Keys
 from shared.ledger.lease import LEASE_SECONDS, Lease, boot_clock
@@ -150,8 +150,33 @@ class Ledger:
         site, count = retries if retries[1] else ("", 0)
         return Word(self._run(scripts.FINISH, lease.run_id, [lease.token, *said, milliseconds(pause), site, count]))
 
+    def cut(
+        self, lease: Lease, shards: Sequence[RunRequest], anew: Collection[str] = (), *, ring_again: float = RING_AGAIN
+    ) -> Word:
+        """Open a run's shards, for which it waits: CUT, or LOST or UNKNOWN. The caller rings, or the reaper does.
+
+        Those that are open, or over and not among `anew` (ids), stay as they are. CANCELLED where somebody had asked
+        for that.
+        """
+        said = [[one.id, int(one.id in anew), encode_request(one)] for one in shards]
+        return Word(self._run(scripts.CUT, lease.run_id, [lease.token, milliseconds(ring_again), json.dumps(said)]))
+
+    def cut_runs(self) -> list[str]:
+        """The runs that were cut whose kept lock is to be looked at now."""
+        seconds, micros = guarded(self.client.time)
+        now = seconds * 1000 + micros // 1000
+        return list(guarded(lambda: self.client.zrangebyscore(self.keys.cut, "-inf", now)))
+
+    def keep_lock(self, run_id: str, seconds: float) -> None:
+        """Its kept lock was looked at, and is to be again in `seconds`; with 0 it is gone, and is not."""
+        if not seconds:
+            guarded(lambda: self.client.zrem(self.keys.cut, run_id))
+            return
+        now, _ = guarded(self.client.time)
+        guarded(lambda: self.client.zadd(self.keys.cut, {run_id: milliseconds(now + seconds)}))
+
     def cancel(self, run_id: str, by: str) -> Word:
-        """End a run before its time. `by` says who asks, for people.
+        """End a run before its time, and its shards with it. `by` says who asks, for people.
 
         CANCELLED: it is over (nobody worked on it). ASKED: its holder will be told, keeps what it has uploaded, and
         ends it. DONE: it had ended. UNKNOWN: there is none.

@@ -55,7 +55,7 @@ LAST_UPLOADED = _gauge("last_run_uploaded_bytes", "source", "Bytes of packs that
 SOURCE_INFO = _gauge("source_info", "source policy owner executor site", "1 for each configured source")
 SOURCE_LABEL = _gauge("source_label", "source label value", "1 for each label of each configured source")
 RPO = _gauge("source_rpo_seconds", "source", "The RPO target of a source's policy; absent where it has none")
-RUNNING = _gauge("source_running", "source", "1 while a backup of the source is claimed or running, else 0")
+RUNNING = _gauge("source_running", "source", "1 while a backup of the source is claimed, running or waiting, else 0")
 GOOD_START = _gauge(
     "last_good_snapshot_start_timestamp_seconds",
     "source site",

@@ -60,7 +60,8 @@ class Speaker:
         path = shop.conf / "holdfast.yaml"
         # One of a host that no worker serves, so that status has something to say.
         more = f"  far:\n    host: nowhere.example\n    paths: [{shop.base}/pool]\n"
-        more += f"  there:\n    pool: dc1\n    owner: it-ops\n    labels: {{tier: 1}}\n    paths: [{shop.base}/pool]\n"
+        more += "  there:\n    pool: dc1\n    owner: it-ops\n    labels: {tier: 1}\n"
+        more += f"    paths: [{shop.base}/pool]\n    shards: 2\n"
         path.write_text(path.read_text().rstrip("\n") + "\n" + more)
 
     def configuration(self) -> None:
@@ -208,6 +209,7 @@ class Speaker:
             ask("prune", "prune", "data")
             ask("runs list", "runs", "list")
             ask("runs show", "runs", "show", run)
+            ask("runs show", "runs", "show", self.in_shards())
             waiting = ask("runs cancel", "runs", "cancel", run)["run"]
             assert waiting == run
             ask("runs retry", "runs", "retry", run)
@@ -220,6 +222,12 @@ class Speaker:
         finally:
             ask("down", "down")
         ask("down", "down")
+
+    def in_shards(self) -> str:
+        """The id of a run that was cut and is over."""
+        run = str(self.ask("backup without --follow", "backup", "there")["run"])
+        self.ask("runs follow", "runs", "follow", run)
+        return run
 
     def status(self) -> None:
         """How the fleet stands, whatever it is: the exit code tells, and the JSON has it, too."""
