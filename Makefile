@@ -55,7 +55,7 @@ bench: $(STAMP) tools ## Measure against stock restic (ARGS goes to the runner; 
 bench-jobs: $(STAMP) tools ## Measure the job system: rates, latency, memory (ARGS goes to it)
 	@$(BIN)/python -m benchmarks.jobs $(ARGS)
 
-bench-fleet: $(STAMP) tools ## Measure 10,000 sources under 200 policies: ticks, start-up, memory, scrapes
+bench-fleet: $(STAMP) tools ## Measure a large fleet: ticks, scrapes, idle agents, many workers, similar hosts (ARGS chooses)
 	@$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 tools: $(STAMP) ## Fetch what the tests need besides wheels, into a cache outside the checkout

@@ -1,7 +1,7 @@
 """What idle agents cost: `python -m benchmarks.agents [AGENTS] [SECONDS]`, real ones, on a Valkey of its own with ACLs.
 
 Each is a process with a user of its own, as on its own server. Prints connections, commands, Redis's CPU time and
-memory per agent, and what that comes to for 10,000; and the memory of an agent.
+memory per agent, and what that comes to for 10,000; and the memory of an agent. A part of `make bench-fleet`, too.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from statistics import mean
 
 import redis
 
+from benchmarks.jobs import Figure, table
 from shared.agents import acl
 from shared.agents.identity import redis_user
 from tests.support.tools import ValkeyServer
@@ -32,8 +34,8 @@ sites: {{a: {{url: {base}/site}}}}
 """
 
 
-def main(agents: int = AGENTS, seconds: int = SECONDS) -> None:
-    """Print one line a figure."""
+def figures(agents: int = AGENTS, seconds: int = SECONDS) -> Iterator[Figure]:
+    """What they cost."""
     started: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as base, ValkeyServer(os.path.join(base, "valkey")) as server:
         client = redis.Redis.from_url(server.url, decode_responses=True)
@@ -61,15 +63,15 @@ def main(agents: int = AGENTS, seconds: int = SECONDS) -> None:
     commands = (last["total_commands_processed"] - first["total_commands_processed"]) / seconds / agents
     cpu = sum(last[key] - first[key] for key in ("used_cpu_user", "used_cpu_sys")) / seconds
     held = (last["used_memory"] - before["used_memory"]) / agents
-    print(f"{agents} agents, idle for {seconds} s")
-    print(f"an agent                  {mean(memory) / 1024:.0f} MB (PSS, one process)")
-    print(f"connections per agent     {connections:.1f}; {PROJECTED:,} agents: {connections * PROJECTED:,.0f}")
-    print(f"commands per agent        {commands:.2f} a second; {PROJECTED:,} agents: {commands * PROJECTED:,.0f}")
-    print(
-        f"Redis's CPU time          {cpu / agents * 1e6:.0f} us a second per agent; {PROJECTED:,} agents: "
-        f"{cpu / agents * PROJECTED * 100:.0f} % of a core"
+    many = f"{PROJECTED:,} agents"
+    yield Figure(f"memory of an idle agent (PSS), of {agents}", mean(memory) / 1024, "MB", "< 60")
+    yield Figure("connections of an agent", connections, "", "", f"{many}: {connections * PROJECTED:,.0f}")
+    yield Figure("commands of an agent", commands, "a second", "", f"{many}: {commands * PROJECTED:,.0f}")
+    core = cpu / agents * PROJECTED * 100
+    yield Figure(
+        "Redis's CPU time for an agent", cpu / agents * 1e6, "us a second", "", f"{many}: {core:.0f} % of a core"
     )
-    print(f"Redis's memory per agent  {held / 1000:.1f} KB; {PROJECTED:,} agents: {held * PROJECTED / 1e6:.0f} MB")
+    yield Figure("Redis's memory for an agent", held / 1000, "KB", "", f"{many}: {held * PROJECTED / 1e6:.0f} MB")
 
 
 def start(base: str, url: str, host: str) -> subprocess.Popen[bytes]:
@@ -97,4 +99,5 @@ def pss(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    for one in figures(*map(int, sys.argv[1:])):
+        print(table([one]).splitlines()[-1], flush=True)

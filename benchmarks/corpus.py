@@ -196,7 +196,7 @@ def _set_time(path: str, name: str) -> None:
 def _write_big(path: str, kind: str, mebibytes: int) -> None:
     """Write one big file: `random` does not compress, `text` does (about 3 by zstd-3) without repeating itself."""
     with open(path, "wb") as file:
-        file.writelines(map(_noise_part if kind == "random" else _log_part, range(mebibytes)))
+        file.writelines(map(_noise_part if kind == "random" else log_part, range(mebibytes)))
     _set_time(path, kind)
 
 
@@ -226,7 +226,7 @@ def _words() -> list[str]:
 WORDS = _words()
 
 
-def _log_part(part: int) -> bytes:
+def log_part(part: int) -> bytes:
     """One MiB of a database's dump: rows of numbers, ids that never come again and a comment; then a service's log."""
     bits = random.Random(f"holdfast log {part}").getrandbits
     lines: list[str] = []

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cli.runs import is_here
+from shared.config.inventory import place_in, trouble
 from shared.errors import ConfigError
 from shared.observability.masks import mask_text
 from shared.retention import span
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
+    from shared.config.inventory import Inventory
     from shared.config.limits import SiteLimits
     from shared.config.models import Keep, Policy, Region, Site, Source
     from shared.config.secrets import Credentials, Secret
@@ -51,6 +53,7 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "runs_per_site": fleet.scheduling.runs_per_site or "any number",
             "runs_per_host": fleet.scheduling.runs_per_host,
         },
+        **({"inventory": _inventory(fleet.inventory)} if fleet.inventory else {}),
         "prune": {
             "every": span(fleet.prune.every),
             "grace": span(fleet.prune.grace),
@@ -77,6 +80,8 @@ def effective_source(fleet: Fleet, name: str) -> dict[str, Any]:
     source = fleet.source(name)
     policy = fleet.policy_for(name)
     shown: dict[str, Any] = {"labels": dict(source.labels)}
+    if source.formerly:
+        shown["formerly"] = source.formerly
     if source.owner:
         shown["owner"] = source.owner
     if rests := source.rests(time.time()):
@@ -119,6 +124,12 @@ def because(fleet: Fleet, source: Source) -> str:
 def warnings(fleet: Fleet) -> Iterator[str]:
     """What is valid and yet may not be what was meant, or is not done by this release, or can't be on this machine."""
     yield from fleet.not_done()
+    if fleet.inventory is not None:
+        if said := trouble(place_in(fleet.state_dir).read_state(), fleet.inventory, time.time()):
+            yield f"inventory: {said}"
+        for name, source in fleet.sources.items():
+            if source.left:
+                yield f"sources.{name}: {source.rests(time.time())}; where that is meant: holdfast sources drop {name}"
     for name, source in fleet.sources.items():
         if fleet.policy_for(name) is None:
             yield f"sources.{name}: {because(fleet, source)}"
@@ -146,6 +157,10 @@ def _variables(fleet: Fleet) -> Iterator[tuple[str, Mapping[str, str | Secret]]]
     for name, source in fleet.sources.items():
         if not source.host or is_here(source.host):
             yield f"sources.{name}.env", source.env
+        if source.scratch is not None:
+            yield f"sources.{name}.scratch.env", source.scratch.env
+    if fleet.inventory is not None:
+        yield "inventory.env", fleet.inventory.env
     for name, into in fleet.restore_into.items():
         yield f"restore_into.{name}.env", into.env
 
@@ -255,6 +270,16 @@ def _kept(keep: Keep) -> dict[str, Any]:
     return {key: span(value) if key == "keep_within" else value for key, value in given.items()}
 
 
+def _inventory(inventory: Inventory) -> dict[str, Any]:
+    return {
+        "command": _program(inventory.command),
+        "env": _env(inventory.env),
+        "every": span(inventory.every),
+        "timeout": span(inventory.timeout),
+        "max_loss": inventory.max_loss,
+    }
+
+
 def _env(variables: Mapping[str, str | Secret]) -> dict[str, Any]:
     return {name: _HIDDEN if isinstance(value, str) else _reference(value) for name, value in variables.items()}
 
@@ -271,6 +296,11 @@ def _content(source: Source) -> dict[str, Any]:
         shown |= {"command": whole, "stream": source.stream_path, "timeout": span(source.timeout)}
     if source.env:
         shown["env"] = _env(source.env)
+    if source.scratch is not None:
+        steps = {step: getattr(source.scratch, step) for step in ("make", "serve", "ready", "fill", "check")}
+        shown["scratch"] = {step: _program(program) for step, program in steps.items() if program}
+        shown["scratch"] |= {key: value for key in ("user", "folder") if (value := getattr(source.scratch, key))}
+        shown["scratch"] |= {"env": _env(source.scratch.env), "timeout": span(source.scratch.timeout)}
     if source.hooks is not None:
         hooks = {"before": source.hooks.before, "after": source.hooks.after}
         shown["hooks"] = {name: _program(program) for name, program in hooks.items() if program}
@@ -283,6 +313,8 @@ def _content(source: Source) -> dict[str, Any]:
     shown |= {key: getattr(source, key) for key in ("exclude_caches", "one_file_system")}
     if source.exclude_larger_than is not None:
         shown["exclude_larger_than"] = size(source.exclude_larger_than)
+    if source.shards is not None:
+        shown["shards"] = source.shards
     return shown
 
 

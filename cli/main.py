@@ -55,7 +55,7 @@ COMMANDS = {
     "keys": "List, add, remove or change the passwords that open a repository.",
     "unlock": "Remove stale locks from a repository.",
     "restic": "Run stock restic on a source's repository.",
-    "sources": "List the configured sources.",
+    "sources": "List the configured sources, or ask the inventory for them.",
     "completion": "Print the completion of commands and options for a shell.",
     "version": "Show which Holdfast this is.",
 }

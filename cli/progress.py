@@ -68,6 +68,8 @@ def describe(event: Mapping[str, Any]) -> str:
     count, size = event.get("bytes"), event.get("bytes_total")
     if count is not None:
         parts.append(f"{show.size(count)} of {show.size(size)}" if size else show.size(count))
+    if event.get("shards"):
+        parts.append(f"{event.get('shards_done', 0)} of {event['shards']} shards done")
     return ", ".join(parts)
 
 

@@ -71,7 +71,8 @@ def follow(app: App, run_id: str, title: str) -> Run:
                 if run is None and not view.state.is_final:
                     app.say(f"run {run_id}: a worker does it; Ctrl-C stops following, and not the run")
                 run = view
-                if run.attempt > 1 and said != (run.attempt, run.error):
+                cut = bool(run.began) and not run.error  # that it is claimed again after its shards is its way
+                if run.attempt > 1 and not cut and said != (run.attempt, run.error):
                     said = run.attempt, run.error
                     app.warn(f"attempt {run.attempt}; the one before: {run.error or 'given back by its worker'}")
                 report(run.progress)

@@ -21,9 +21,10 @@ _COLORS = {"failed": "red", "incomplete": "yellow", "cancelled": "yellow", "runn
 _HIDDEN = frozenset({"problems", "warnings", "notes"})  # of a result, shown apart
 
 
-def as_json(run: Run) -> dict[str, Any]:
-    """One run for programs: all that the ledger has of it."""
+def as_json(run: Run, shards: Sequence[Run] = ()) -> dict[str, Any]:
+    """One run for programs: all that the ledger has of it. `shards`: what it was cut in."""
     request = run.request
+    more = {"shards": [as_json(shard) for shard in shards]} if shards else {}
     return {
         "id": run.id,
         "state": run.state.value,
@@ -55,6 +56,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "error": run.error or None,
         "exit_code": run.exit_code,
         "cancelled_by": run.cancel_by or None,
+        **more,
     }
 
 
@@ -70,7 +72,7 @@ def table(runs: Sequence[Run], now: float) -> list[str]:
             run.request.kind.value,
             run.request.source,
             show.ago(run.ended or run.started or run.opened, now),
-            show.duration(max(0.0, (run.ended or now) - run.started)) if run.started else "-",
+            show.duration(max(0.0, (run.ended or now) - run.since)) if run.started else "-",
             _remark(run),
         )
         for run in runs
@@ -84,8 +86,8 @@ def table(runs: Sequence[Run], now: float) -> list[str]:
     return lines
 
 
-def details(run: Run, now: float) -> list[str]:
-    """All about one run, and what can be done about it."""
+def details(run: Run, now: float, shards: Sequence[Run] = ()) -> list[str]:
+    """All about one run, and what can be done about it. `shards`: what it was cut in."""
     request = run.request
     state = click.style(run.state.value, fg=_COLORS.get(run.state.value), bold=True)
     lines = [
@@ -96,18 +98,20 @@ def details(run: Run, now: float) -> list[str]:
         f"queue    {request.queue}",
     ]
     lines += [f"part of  run {request.parent}"] if request.parent else []
-    lines += [f"option   {name}: {_plain(value)}" for name, value in sorted(request.options.items())]
+    lines += [f"option   {name}: {_plain(value)}" for name, value in sorted(_shown(request.options).items())]
     lines.append(f"opened   {show.moment(run.opened)}, {show.ago(run.opened, now)}")
     if run.started:
         lines.append(f"started  {show.moment(run.started)}, by {run.owner}, attempt {run.attempt}")
     if run.ended:
-        took = f", after {show.duration(max(0.0, run.ended - run.started))}" if run.started else ""
+        took = f", after {show.duration(max(0.0, run.ended - run.since))}" if run.started else ""
         lines.append(f"ended    {show.moment(run.ended)}, {show.ago(run.ended, now)}{took}")
     if run.cancel_by and not run.state.is_final:
         lines.append(f"cancel   asked for by {run.cancel_by}; its worker is told within seconds")
     lines += _progress(run, now)
+    lines += [_shard(shard, now) for shard in shards]
     for one in run.attempts:
-        said = one.error or ("ended well" if run.state.is_final and one is run.attempts[-1] else "given back")
+        given = "cut in shards, or given back" if run.began else "given back"
+        said = one.error or ("ended well" if run.state.is_final and one is run.attempts[-1] else given)
         took = show.duration(max(0.0, one.ended - one.started))
         lines.append(f"attempt  {one.number} by {one.owner}, {show.moment(one.started)}, {took}: {said}")
     lines += _said(run)
@@ -136,14 +140,32 @@ def _since(run: Run, now: float) -> str:
     if run.state.value == "queued":
         rung = f", rung for {show.count(run.rings, 'time')}" if run.rings else ""
         return f" for {show.duration(max(0.0, now - run.opened))}{rung}; no worker has it"
-    return f" for {show.duration(max(0.0, now - run.started))}"
+    return f" for {show.duration(max(0.0, now - run.since))}"
+
+
+def _shown(options: Mapping[str, object]) -> dict[str, object]:
+    """A shard counts from 0 for programs, from 1 for people; its plan is for programs alone."""
+    shown = {name: value for name, value in options.items() if name not in {"plan", "shard", "of"}}
+    number = options.get("shard")
+    return {**shown, "shard": f"{number + 1} of {options.get('of')}"} if isinstance(number, int) else shown
+
+
+def _shard(shard: Run, now: float) -> str:
+    state = click.style(shard.state.value, fg=_COLORS.get(shard.state.value))
+    took = f", {show.duration(max(0.0, (shard.ended or now) - shard.started))}" if shard.started else ""
+    by = f" by {shard.owner}" if shard.owner else ""
+    said = shard.error or describe(shard.progress)
+    if shard.is_over and not shard.error:
+        result = shard.result
+        said = f"{show.size(_number(result, 'bytes_read'))} read, {show.size(_number(result, 'bytes_stored'))} stored"
+    return f"shard    {shard.id[:ID_SHOWN]}: {state}{by}{took}{f': {said}' if said else ''}"
 
 
 def _progress(run: Run, now: float) -> list[str]:
     if run.state.is_final or not run.progress:
         return []
     said = describe(run.progress)
-    seconds = max(0.1, now - run.started)
+    seconds = max(0.1, now - run.since)
     count, total = _number(run.progress, "bytes"), _number(run.progress, "bytes_total")
     if count:
         said += f", {show.rate(count, seconds)}"

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from scheduler.agents import AgentKeeper
 from scheduler.evidence import SiteEvidence
+from scheduler.keeper import LockKeeper
 from scheduler.reaper import Unlocker
 from scheduler.tick import Ring, tick
 from shared.config.watch import FleetWatch
@@ -80,6 +81,7 @@ class Ticker:
         self._process = os.getpid()
         self._look = SiteEvidence(watch.fleet)
         self._unlock = Unlocker(watch.fleet)
+        self._keep = LockKeeper(watch.fleet)
         self._agents = AgentKeeper(watch.fleet)
 
     def tick(self) -> None:
@@ -89,6 +91,7 @@ class Ticker:
             look, unlock = self._look, self._unlock
             now = datetime.now(UTC)
             ticked = tick(self._watch.fleet, self._pools, self._ring, look, now, ask=look.ask, unlock=unlock)
+            self._keep(self._pools)
         except LedgerAway as error:
             _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
             return
@@ -108,7 +111,7 @@ class Ticker:
             return
         self._look.close()
         self._look = SiteEvidence(fleet)
-        self._unlock.fleet = self._agents.fleet = fleet
+        self._unlock.fleet = self._keep.fleet = self._agents.fleet = fleet
         if has_moved(fleet, self._url):
             _log.warning("the configuration names another Redis now; that counts once the scheduler is started again")
 

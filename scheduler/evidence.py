@@ -71,7 +71,8 @@ class SiteEvidence:
         """
         if site not in self._sites:
             raise StillAsking
-        return self._sites[site].answer(self._fleet.repository_of(source)).get(source)
+        known = self._sites[site].answer(self._fleet.repository_of(source))
+        return known.get(self._fleet.source(source).first_name)
 
     def drop(self, source: str) -> None:
         """Forget what was read of a source: a backup of it was opened, and the next answer will be another."""

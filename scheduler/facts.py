@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
-from shared.ledger import sweep
-from shared.ledger.guard import guarded, known
+from shared.ledger import bulk, sweep
+from shared.ledger.guard import guarded
 from shared.ledger.keys import BEAT_LOCK, BEAT_PREFIX
 from shared.ledger.model import UPKEEP, RunKind, RunState, Upkept, slot_time
 from shared.messaging.client import realms
@@ -28,42 +29,29 @@ from shared.messaging.names import CAPABILITIES, SCHEDULER, host_restore_queue, 
 
 if TYPE_CHECKING:
     from redis import Redis
-    from redis.client import Pipeline
 
     from shared.config.fleet import Fleet
     from shared.ledger.keys import Keys
     from shared.ledger.ledger import Ledger
 
-BATCH = 1000  # commands in one pipeline
 TICK_ENTRY = f"{BEAT_PREFIX}tick"  # RedBeat's note of when it sent the tick last
 _STEP = 50  # entries of a list that are read at a time
-_FIELDS = ("id", "kind", "source", "state", "queue", "opened", "started", "ended", "lease", "exit_code", "result")
-_REALMS_AT_ONCE = 500  # of one script: a few milliseconds of Redis's time
-
-# KEYS: prefixes of realms; only reads. Answers in JSON: all their counts, added up, and how many workers that stay
-# consume each queue. An agent writes its own realm as it likes, so what is no count or no list is passed over.
-_COUNTS = """
-local sums, queues = {}, {}
-for _, prefix in ipairs(KEYS) do
-  local fields = redis.pcall('HGETALL', prefix .. 'counts')
-  for i = 1, #fields, 2 do
-    local count = tonumber(fields[i + 1])
-    if count and count >= 0 and count < 2 ^ 53 then sums[fields[i]] = (sums[fields[i]] or 0) + count end
-  end
-  for _, name in ipairs(redis.pcall('ZRANGE', prefix .. 'workers', 0, -1)) do
-    local said = redis.pcall('HGET', prefix .. 'worker:' .. name, 'queues')
-    local fine, list = pcall(cjson.decode, said)
-    if fine and type(list) == 'table' and redis.call('EXISTS', prefix .. 'drain:' .. name) == 0 then
-      for _, queue in ipairs(list) do
-        if type(queue) == 'string' then queues[queue] = (queues[queue] or 0) + 1 end
-      end
-    end
-  end
-end
-return cjson.encode({sums, queues})
-"""
+_FEW = 4  # entries that are read first: most realms are those of one server
+_FIELDS = (
+    "id",
+    "kind",
+    "source",
+    "state",
+    "queue",
+    "opened",
+    "started",
+    "began",
+    "ended",
+    "lease",
+    "exit_code",
+    "result",
+)
 _DATE = ("year", "month", "day", "hour", "minute", "second", "microsecond")
-_ACTIVE = (RunState.CLAIMED, RunState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +134,15 @@ class FactReader:
         """Read the ledger once. Raises LedgerAway or LedgerError, and then leaves what was known before."""
         hosts = realms(fleet)
         self._homes = {name: source.host or "" for name, source in fleet.sources.items()}
-        self._keys = {host: self._pools.realm(host).keys for host in hosts}
-        waiting = sorted(_queues(fleet))
+        self._keys = {host: self._keys.get(host) or self._pools.realm(host).keys for host in hosts}
+        waiting = queues_of(fleet)
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
         pipe.exists(BEAT_LOCK)
         pipe.hget(TICK_ENTRY, "meta")
         pipe.info()
         (seconds, micros), leads, meta, info = guarded(pipe.execute)
-        lengths = self._each(waiting, lambda pipe, queue: pipe.llen(redis_list(queue)))
+        lengths = bulk.lengths(self._pools, tuple(waiting.values()))
         heads = sweep.heads(self._pools, hosts)
         running = self._runs([(head.host, one) for head in heads for one in head.open])
         self._follow({head.host: (head.ended, head.newest) if head.ended else None for head in heads})
@@ -166,7 +154,7 @@ class FactReader:
         facts.now = seconds + micros / 1e6
         facts.leader, facts.tick = bool(leads), _tick_time(meta)
         facts.open = [run for run in running if run and not run.state.is_final]
-        facts.queues = {queue: length or 0 for queue, length in zip(waiting, lengths, strict=True)}
+        facts.queues = dict(zip(waiting, lengths, strict=True))
 
     def close(self) -> None:
         """Give up the connection."""
@@ -174,66 +162,59 @@ class FactReader:
 
     def _count(self, hosts: Sequence[str]) -> None:
         """Read what has been counted: runs, failures, retries, bytes; and who is there."""
-        pipe = self._client.pipeline(transaction=False)
-        for start in range(0, len(hosts), _REALMS_AT_ONCE):
-            some = [self._keys[host].prefix for host in hosts[start : start + _REALMS_AT_ONCE]]
-            pipe.eval(_COUNTS, len(some), *some)
+        sums, workers = bulk.counts(self._pools, tuple(self._keys[host].prefix for host in hosts))
         ended: Counter[tuple[str, str]] = Counter()
         errors: Counter[int] = Counter()
         retries: Counter[str] = Counter()
         uploaded: Counter[str] = Counter()
-        workers: Counter[str] = Counter()
-        for answer in guarded(pipe.execute):
-            sums, queues = json.loads(answer)
-            workers.update(dict(queues))  # an empty table of Lua is an empty list of JSON, or mapping
-            for name, count in dict(sums).items():
-                what, _, of = name.partition("|")
-                if what == "ended":
-                    kind, _, state = of.partition("|")
-                    ended[kind, state] += int(count)
-                elif what == "error" and of.isdecimal():
-                    errors[int(of)] += int(count)
-                elif what == "retries":
-                    retries[of] += int(count)
-                elif what == "uploaded":
-                    uploaded[of] += int(count)
+        for name, count in sums.items():
+            what, _, of = name.partition("|")
+            if what == "ended":
+                kind, _, state = of.partition("|")
+                ended[kind, state] += count
+            elif what == "error" and of.isdecimal():
+                errors[int(of)] += count
+            elif what == "retries":
+                retries[of] += count
+            elif what == "uploaded":
+                uploaded[of] += count
         facts = self.facts
         facts.ended, facts.errors, facts.retries, facts.uploaded = ended, errors, retries, uploaded
         facts.workers = workers
 
     def _follow(self, heads: Mapping[str, tuple[float, str] | None]) -> None:
-        """Learn from what ended since the last read."""
+        """Learn from what ended since the last read: in each realm back to the run that was seen last."""
+        left: dict[str, list[SeenRun]] = {}  # by realm: what is newer, newest first
         for host, head in heads.items():
-            if host not in self._marks:
-                self._marks[host] = head  # what ended before stands in the histories
-                continue
-            mark = self._marks[host]
-            if head == mark:
-                continue
-            fresh, met = self._since(host, mark)
-            for one in reversed(fresh):
-                self._learn(one, host)
-            if not met:
-                self._forget(host)  # wiped, or more ended than the list holds
-            self._marks[host] = fresh[0].mark if fresh else (mark if met else None)
+            if head != self._marks.setdefault(host, head):  # what ended before the first look stands in the histories
+                left[host] = []
+        start, step = 0, _FEW
+        while left:
+            lists = bulk.slices(self._pools, tuple(self._keys[host].recent for host in left), start, start + step - 1)
+            runs = iter(self._runs([(host, one) for host, ids in zip(left, lists, strict=True) for one in ids]))
+            further = {}
+            for (host, fresh), ids in zip(left.items(), lists, strict=True):
+                ended = [run for run in islice(runs, len(ids)) if run is not None and run.state.is_final]
+                newer = list(takewhile(partial(_is_after, mark=self._marks[host]), ended))
+                fresh.extend(newer)
+                if len(newer) < len(ended):
+                    self._take(host, fresh, met=True)
+                elif len(ids) == step:
+                    further[host] = fresh
+                else:
+                    self._take(host, fresh, met=self._marks[host] is None)
+            left, start, step = further, start + step, _STEP
 
-    def _since(self, host: str, mark: tuple[float, str] | None) -> tuple[list[SeenRun], bool]:
-        """The runs that ended after `mark`, newest first, and whether the list led back to it."""
-        fresh: list[SeenRun] = []
-        start = 0
-        while True:
-            key, stop = self._keys[host].recent, start + _STEP - 1
-            (found,) = self._each([key], lambda pipe, key, at=(start, stop): pipe.lrange(key, *at))
-            ids = found or ()
-            for run in self._runs([(host, one) for one in ids]):
-                if run is None or not run.state.is_final:
-                    continue
-                if mark is not None and (run.mark == mark or run.ended < mark[0]):
-                    return fresh, True
-                fresh.append(run)
-            if len(ids) < _STEP:
-                return fresh, mark is None
-            start += _STEP
+    def _take(self, host: str, fresh: Sequence[SeenRun], *, met: bool) -> None:
+        """Learn what ended in a realm. Without having `met` the run that was seen last, look at all of it anew."""
+        for one in reversed(fresh):
+            self._learn(one, host)
+        if not met:
+            self._forget(host)  # wiped, or more ended than the list holds
+        if fresh:
+            self._marks[host] = fresh[0].mark
+        elif not met:
+            self._marks[host] = None
 
     def _learn(self, run: SeenRun, host: str) -> None:
         """Keep what a run says of its source. Of runs that ended at once, the one that is learned later is the last.
@@ -271,8 +252,9 @@ class FactReader:
         self._known &= mine
         unseen = sorted(mine - self._known)
         self._kept.update(source for _, source in unseen)
-        histories = self._each(unseen, lambda pipe, one: pipe.lrange(self._keys[one[0]].history(one[1]), 0, _STEP - 1))
-        wanted = [(host, one) for (host, _), ids in zip(unseen, histories, strict=True) for one in ids or ()]
+        keys = tuple(self._keys[host].history(source) for host, source in unseen)
+        histories = bulk.slices(self._pools, keys, 0, _STEP - 1)
+        wanted = [(host, one) for (host, _), ids in zip(unseen, histories, strict=True) for one in ids]
         for (host, _), run in reversed(list(zip(wanted, self._runs(wanted), strict=True))):  # the newest come first
             if run is not None and run.state.is_final:
                 self._learn(run, host)
@@ -280,14 +262,14 @@ class FactReader:
         # No run is known: the ledger may have been wiped, and told again by the tick what exists. As soon as one is,
         # evidence says no more than it, since the slot of an incomplete snapshot stands there too.
         bare = sorted(one for one in mine if one[1] not in self.facts.last)
-        told = self._each(bare, lambda pipe, one: pipe.hgetall(self._keys[one[0]].evidence(one[1])))
+        told = bulk.hashes(self._pools, tuple(self._keys[host].evidence(source) for host, source in bare))
         for (_, source), fields in zip(bare, told, strict=True):
-            slots = {name.rpartition("|")[0]: slot for name, slot in (fields or {}).items() if name.endswith("|last")}
+            slots = {name.removesuffix("|last"): slot for name, slot in fields.items() if name.endswith("|last")}
             self.facts.good[source] = {site: Good(_slot(slot), 0.0) for site, slot in slots.items() if _slot(slot)}
 
     def _look_at_upkeep(self, fleet: Fleet) -> None:
         changed = sorted(self._kept & fleet.sources.keys())
-        told = self._each(changed, lambda pipe, source: pipe.hgetall(self._pools.keys.upkeep(source)))
+        told = bulk.hashes(self._pools, tuple(map(self._pools.keys.upkeep, changed)))
         for source, fields in zip(changed, told, strict=True):
             found: dict[tuple[str, str], Upkept] = {}
             for name, text in fields.items():
@@ -299,41 +281,12 @@ class FactReader:
         self._kept.clear()
 
     def _runs(self, wanted: Sequence[tuple[str, str]]) -> list[SeenRun | None]:
-        hashes = self._each(wanted, lambda pipe, one: pipe.hmget(self._keys[one[0]].run(one[1]), _FIELDS))
-        return [_seen_run(dict(zip(_FIELDS, values, strict=True))) if values else None for values in hashes]
-
-    def _each(self, items: Sequence[Any], ask: Any) -> list[Any]:
-        """One answer per item, asked for in batches; None where what lies there is of another type."""
-        answers: list[Any] = []
-        for start in range(0, len(items), BATCH):
-            pipe: Pipeline = self._client.pipeline(transaction=False)
-            for item in items[start : start + BATCH]:
-                ask(pipe, item)
-            answers += [known(one) for one in guarded(partial(pipe.execute, raise_on_error=False))]
-        return answers
+        found = bulk.fields(self._pools, tuple(self._keys[host].run(run_id) for host, run_id in wanted), _FIELDS)
+        return [_seen_run(dict(zip(_FIELDS, values, strict=True))) for values in found]
 
 
-def oldest_waiting(runs: Iterable[SeenRun], now: float) -> dict[str, float]:
-    """For how long (seconds) the oldest queued run of each queue has waited since it was opened or given back."""
-    waits: dict[str, float] = {}
-    for run in runs:
-        if run.state is RunState.QUEUED:
-            since = max(run.opened, run.started)
-            waits[run.queue] = max(waits.get(run.queue, 0.0), now - since)
-    return waits
-
-
-def leases(runs: Iterable[SeenRun], now: float) -> Counter[str]:
-    """How many runs of each queue are held."""
-    return Counter(run.queue for run in runs if run.state in _ACTIVE and run.lease_until > now)
-
-
-def oldest_open(runs: Iterable[SeenRun], now: float) -> dict[str, float]:
-    """For how long (seconds) the oldest run of each kind is open."""
-    ages: dict[str, float] = {}
-    for run in runs:
-        ages[run.kind.value] = max(ages.get(run.kind.value, 0.0), now - run.opened)
-    return ages
+def _is_after(run: SeenRun, mark: tuple[float, str] | None) -> bool:
+    return mark is None or (run.mark != mark and run.ended >= mark[0])
 
 
 def _redis_state(info: Mapping[str, Any]) -> RedisState:
@@ -348,25 +301,27 @@ def _redis_state(info: Mapping[str, Any]) -> RedisState:
     )
 
 
-def _queues(fleet: Fleet) -> set[str]:
+@lru_cache(maxsize=2)
+def queues_of(fleet: Fleet) -> Mapping[str, str]:
+    """The queues of a fleet, in order, and the list in Redis that each is."""
     own = {queue_of(kind, source) for source in fleet.sources.values() for kind in RunKind}
     restores = {host_restore_queue(host) for host in fleet.hosts}  # also of those that have no source
-    return {*own, *restores, *CAPABILITIES, SCHEDULER}
+    return {queue: redis_list(queue) for queue in sorted({*own, *restores, *CAPABILITIES, SCHEDULER})}
 
 
-def _seen_run(fields: dict[str, str | None]) -> SeenRun | None:
+def _seen_run(fields: Mapping[str, str]) -> SeenRun | None:
     if not fields["kind"] or not fields["state"]:
         return None  # gone between two commands
     try:
-        result = json.loads(fields["result"] or "{}")
+        result = json.loads(fields["result"]) if fields["result"] else {}
         return SeenRun(
-            id=fields["id"] or "",
+            id=fields["id"],
             kind=RunKind(fields["kind"]),
-            source=fields["source"] or "",
+            source=fields["source"],
             state=RunState(fields["state"]),
-            queue=fields["queue"] or "",
+            queue=fields["queue"],
             opened=int(fields["opened"] or 0) / 1000,
-            started=int(fields["started"] or 0) / 1000,
+            started=int(fields["began"] or fields["started"] or 0) / 1000,  # of one that was cut: its first attempt
             ended=int(fields["ended"] or 0) / 1000,
             lease_until=int(fields["lease"] or 0) / 1000,
             exit_code=int(fields["exit_code"] or 0),
@@ -376,6 +331,7 @@ def _seen_run(fields: dict[str, str | None]) -> SeenRun | None:
         return None  # of a release that writes it otherwise
 
 
+@lru_cache(maxsize=1 << 15)
 def _slot(text: str) -> float:
     try:
         return slot_time(text).timestamp()

@@ -180,7 +180,7 @@ def _amend(repository: Repository, site: str, fenced: _Fenced) -> None:
     result = {
         "snapshot": snapshot.id,
         "kind": snapshot.tag("kind"),
-        "source": snapshot.source,
+        "source": run.request.source,
         "repository": fenced.repository,
         "site": site,
         "complete": snapshot.complete,

@@ -54,10 +54,10 @@ class Verdict:
     at: float
 
 
-def holds(claim: Claim, snapshots: Iterable[Snapshot]) -> bool:
-    """Whether these snapshots of a repository bear the claim out."""
+def holds(claim: Claim, snapshots: Iterable[Snapshot], tag: str = "") -> bool:
+    """Whether these snapshots of a repository bear the claim out. `tag`: what they say of the source, else its name."""
     return any(
-        one.source == claim.source
+        one.source == (tag or claim.source)
         and one.complete
         and claim.snapshot in {"", one.id}
         and max(one.began or 0, one.time) / 1e9 >= claim.start - SLACK
@@ -175,9 +175,10 @@ class _Look:
     def check(self, fleet: Fleet, claim: Claim) -> None:
         """Look whether a claim holds. Where that can't be known, nothing changes."""
         try:
+            tag = fleet.source(claim.source).first_name
             repository = open_repository(fleet, fleet.repository_of(claim.source), self.site).repository
             try:
-                true = holds(claim, repository.snapshots(lambda *_: None))
+                true = holds(claim, repository.snapshots(lambda *_: None), tag)
             finally:
                 repository.store.close()
         except RepositoryMissing:

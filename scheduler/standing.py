@@ -89,7 +89,7 @@ def _table(fleet: Fleet, epoch: Epoch) -> Table:  # noqa: ARG001 - another epoch
     led: set[tuple[str, str]] = set()  # repositories at sites, of which one source is asked for what is of the whole
     for name, source in fleet.sources.items():
         policy = fleet.policy_for(name)
-        if policy is None or source.retired is not None:
+        if policy is None or source.is_over:
             continue
         jitter = jitter_of(name, policy.id, policy.jitter) if policy.jitter else 0.0
         try:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import signal
 
 import pytest
+from hypothesis import settings
 
 from tests.support.fixtures import minio_server, valkey_server
 
 __all__ = ["minio_server", "valkey_server"]
+
+
+settings.register_profile("holdfast", deadline=None)  # no test is timed: the machine may be busy
+settings.load_profile("holdfast")
 
 
 def pytest_configure() -> None:

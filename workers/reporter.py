@@ -45,7 +45,7 @@ def line(run: Run) -> str:
     if run.request.kind.is_backup and not run.error:
         words.append(f"{result.get('files_new', 0)} new, {result.get('files_changed', 0)} changed")
         words.append(f"snapshot {str(result.get('snapshot', ''))[:8]}")
-    words.append(f"{run.ended - run.started:.1f} s")
+    words.append(f"{run.ended - run.since:.1f} s")
     if run.error:
         words.append(run.error)
     return "  ".join(words)

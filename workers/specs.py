@@ -16,7 +16,7 @@ from shared.config.opening import passwords, recovery_password
 from shared.config.programs import environment
 from shared.errors import ConfigError
 from shared.ledger.model import RunKind, RunRequest
-from workers.backup.spec import BackupSpec, HooksSpec, Selection, SiteSpec, StreamSpec
+from workers.backup.spec import BackupSpec, HooksSpec, Selection, ShardsSpec, SiteSpec, StreamSpec
 from workers.engine_process import module_command
 from workers.limits import EngineLimits
 from workers.maintenance.forget_spec import ForgetSpec
@@ -26,6 +26,7 @@ from workers.maintenance.spec import VerifySpec
 from workers.programs.program import ProgramSpec
 from workers.restore.spec import RestoreSpec
 from workers.restore.within import TargetRefused
+from workers.scratch import scratch_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,11 +42,12 @@ ENGINES = {
     RunKind.FORGET: "workers.maintenance.forget_process",
     RunKind.PRUNE: "workers.maintenance.prune_process",
     RunKind.RESTORE_TEST: "workers.maintenance.restore_test_process",
+    RunKind.SHARD: "workers.backup",
 }
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
 _SECRET = {"passwords", "fleet_secret", "recovery_password"}
-_FIXED = {"site", "repository", "run", "cache_dir", "state_dir", "limits", *_SECRET}
+_FIXED = {"site", "repository", "run", "cache_dir", "state_dir", "limits", "tag", *_SECRET}
 _FIXED |= {"within", "into"}  # where it may write, and what it may run
 
 
@@ -55,18 +57,25 @@ def command_for(kind: RunKind) -> list[str]:
 
 
 def spec_for(
-    fleet: Fleet, request: RunRequest, *, slot: str = "", journal: Sequence[str] = (), agent: bool = False
+    fleet: Fleet,
+    request: RunRequest,
+    *,
+    slot: str = "",
+    journal: Sequence[str] = (),
+    agent: bool = False,
+    shards: ShardsSpec | None = None,
 ) -> dict[str, Any]:
     """The spec of a run, as plain data for the pipe. `slot` is the run's, or when a run by hand was opened.
+
+    `shards`: what is to be done of a backup that is cut; without it is done in one piece.
 
     An `agent` restores only to where its own file says; others to anywhere, unless theirs says something.
 
     Reads secrets. Raises ConfigError: no such source, nothing to read here, an option that there is none of.
     """
-    if request.kind is RunKind.FULL:
-        return backup_spec(fleet, request, "full", slot=slot, journal=journal).to_json()
-    if request.kind is RunKind.INCREMENTAL:
-        return backup_spec(fleet, request, "incremental", slot=slot, journal=journal).to_json()
+    if request.kind.reads_source:
+        kind: Literal["full", "incremental"] = "full" if request.kind is RunKind.FULL else "incremental"
+        return backup_spec(fleet, request, kind, slot=slot, journal=journal, shards=shards).to_json()
     if request.kind is RunKind.RESTORE:
         _require_known(fleet, request.source)
         spec = restore_spec(fleet, request.source, request.options)
@@ -117,6 +126,7 @@ def backup_spec(
     *,
     slot: str = "",
     journal: Sequence[str] = (),
+    shards: ShardsSpec | None = None,
 ) -> BackupSpec:
     """One backup of a source to its primary. Raises ConfigError."""
     source = fleet.source(request.source)
@@ -124,11 +134,12 @@ def backup_spec(
         raise ConfigError(f"source {source.id} has no paths here", hint="Give it `paths:`, or a `command:`")
     repository = fleet.repository_of(source.id)
     policy = fleet.policy_for(source.id)
-    _allowed(request.options, set(), "backup")
+    _allowed(request.options, {"shard", "of", "plan"} if request.kind is RunKind.SHARD else set(), "backup")
     return BackupSpec(
         site=site_spec(fleet, topology.current(fleet).primary(source.id)),
         repository=repository,
         source=source.id,
+        tag=source.first_name,
         run=request.id,
         selection=Selection(
             paths=list(source.paths or ()),
@@ -141,6 +152,7 @@ def backup_spec(
         ),
         stream=_stream(source),
         hooks=_hooks(source),
+        shards=shards,
         kind=kind,
         slot=slot or request.slot,
         host=source.host or socket.gethostname(),
@@ -184,6 +196,7 @@ def restore_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Re
         "helpers": fleet.defaults.read_concurrency,
         "source": source,
         **chosen,
+        "tag": fleet.source(source).first_name,
         "site": site_spec(fleet, site),
         "repository": repository,
         "passwords": passwords(fleet, repository),
@@ -254,7 +267,12 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
     policy = fleet.policy_for(source)
     rules = policy.retention.rules_at(site) if policy and policy.retention else None
     given: dict[str, Any] = _allowed(options, {"site", "snapshots"}, "forget")
-    retired = fleet.source(source).retired
+    retired, left = fleet.source(source).retired, fleet.source(source).left
+    if left and not given.get("snapshots"):
+        raise ConfigError(
+            f"source {source} is {fleet.source(source).rests(time.time())}: no rule forgets any of them",
+            hint="Name the snapshots that are to be forgotten",
+        )
     if retired is not None and time.time() < retired and not given.get("snapshots"):
         raise ConfigError(
             f"source {source} is {fleet.source(source).rests(time.time())}: no rule forgets any of them before",
@@ -271,15 +289,25 @@ def forget_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run
         site=site_spec(fleet, site),
         repository=repository,
         source=source,
+        tag=fleet.source(source).first_name,
         run=run,
         passwords=passwords(fleet, repository),
         rules=rules,
         timezone=policy.timezone if policy else "UTC",
+        others=_other_sites(fleet, site),
         cache_dir=fleet.cache_dir,
         limits=engine_limits(fleet),
         config=fleet.path,
         epoch=[now.epoch.number, now.epoch.claimant],
     )
+
+
+def _other_sites(fleet: Fleet, site: str) -> list[SiteSpec] | None:
+    """Where a repository may be besides; None where this machine can't ask all of them."""
+    try:
+        return [site_spec(fleet, one.id) for one in fleet.sites.values() if one.id != site and not one.witness]
+    except ConfigError:
+        return None
 
 
 def prune_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run: str) -> PruneSpec:
@@ -321,11 +349,13 @@ def restore_test_spec(fleet: Fleet, source: str, options: Mapping[str, object], 
         site=site_spec(fleet, site),
         repository=repository,
         source=source,
+        tag=fleet.source(source).first_name,
         run=run,
         passwords=passwords(fleet, repository),
         helpers=fleet.defaults.read_concurrency,
         limits=engine_limits(fleet),
         cache_dir=fleet.cache_dir,
+        scratch=scratch_of(fleet.source(source)),
         state_dir=fleet.state_dir,
     )
 

@@ -24,6 +24,7 @@ from shared.ledger.errors import LedgerAway
 from shared.ledger.lease import Lease, boot_clock
 from shared.ledger.model import RunState, Word
 from shared.observability.structured import structlog
+from workers import sharding
 from workers.helpers import HelperDied
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Stop(Enum):
 class Outcome:
     """What came of one attempt."""
 
-    word: Word  # FINISHED, RELEASED, CANCELLED (when it was to be released), or LOST (another's business now)
+    word: Word  # FINISHED, RELEASED, CUT, CANCELLED (when it was to be released or cut), or LOST (another's now)
     state: RunState = RunState.QUEUED
     result: Mapping[str, object] = field(default_factory=dict)
     error: str = ""
@@ -207,6 +208,10 @@ class Supervisor:
             return Outcome(Word.LOST)
         if self._last is not None and self._last["event"] == "done":
             result = {name: value for name, value in self._last.items() if name not in _NO_RESULT}
+            shards = sharding.handed_out(result)
+            if shards is not None:
+                word = self._settle(lambda: sharding.cut(self.ledger, self.request, self.lease, shards))
+                return Outcome(word, RunState.WAITING)
             # A restore or a verification may be done and still have something to say: see its exit code.
             whole = result.get("complete", True) and not result.get("exit_code", 0)
             state = RunState.SUCCEEDED if whole else RunState.INCOMPLETE

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from shared import topology
 from shared.errors import ConfigError, HoldfastError, RestoreError
 from shared.ledger.errors import LedgerAway
-from shared.ledger.model import UPKEEP, Evidence, RunState, Word, slot_text
+from shared.ledger.model import UPKEEP, Evidence, RunKind, RunState, Word, slot_text
 from shared.messaging.bell import ring
 from shared.messaging.names import TASK_RUN
 from shared.observability import logs
 from shared.observability.structured import structlog
-from workers import presence, specs
+from workers import presence, sharding, specs
 from workers.engine_process import EngineProcess
 from workers.supervise import Supervisor
 
@@ -96,8 +96,11 @@ def _work(app: Celery | None, context: WorkerContext, fleet: Fleet, ledger: Ledg
     try:
         _require_here(fleet, run)
         _require_first(run, lease)
+        turn = sharding.turn_of(fleet, ledger, run)
+        if isinstance(turn, sharding.ShardFailed):
+            return ledger.finish(lease, RunState.FAILED, error=turn.error, exit_code=turn.exit_code)
         journal = ledger.journal(run.id)
-        spec = specs.spec_for(fleet, run.request, slot=_slot(run), journal=journal, agent=context.agent)
+        spec = specs.spec_for(fleet, run.request, slot=_slot(run), journal=journal, agent=context.agent, shards=turn)
         engine = EngineProcess(specs.command_for(run.request.kind), spec)
     except HoldfastError as error:
         _log.error("run failed", error=str(error))
@@ -121,10 +124,18 @@ def _work(app: Celery | None, context: WorkerContext, fleet: Fleet, ledger: Ledg
     with suppress(LedgerAway):  # then the reaper rings
         if outcome.word is Word.RELEASED and not outcome.error:
             ring(ledger.client, [(run.id, run.request.queue)])
+    if outcome.word is Word.CUT or run.request.kind is RunKind.SHARD:
+        _ring_for(ledger, run)
     committed = outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state in _COMMITTED
     if committed and app is not None and not context.agent:  # an agent reaches no key but its own
         _tell(app, run, outcome.result)
     return outcome.word
+
+
+def _ring_for(ledger: Ledger, run: Run) -> None:
+    """For the shards of a run that was cut, or for the run whose last shard is over."""
+    with suppress(LedgerAway):  # then the reaper rings
+        ring(ledger.client, sharding.to_ring(ledger, run.request))
 
 
 def _tell(app: Celery, run: Run, result: Mapping[str, object]) -> None:
@@ -142,7 +153,7 @@ def _require_here(fleet: Fleet, run: Run) -> None:
 
     A source may have been moved to another host, or to a pool, since the run was opened; or the run is forged.
     """
-    if not run.request.kind.is_backup:
+    if not run.request.kind.reads_source:
         return
     host = fleet.source(run.request.source).host or ""
     if host != run.host:

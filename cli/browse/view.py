@@ -115,7 +115,8 @@ class View:
         fleet, repository = self.fleet, self.fleet.repository_of(self.source)
         shared = any(other != self.source and fleet.repository_of(other) == repository for other in fleet.sources)
         # What stock restic wrote bears no source: in a repository of its own it can only be this one's.
-        return {self.source} if shared else {self.source, ""}
+        tag = fleet.source(self.source).first_name
+        return {tag} if shared else {tag, ""}
 
     def _is_mine(self, snapshot: Snapshot) -> bool:
         return snapshot.source in self._sources

@@ -79,6 +79,9 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     lines += [f"note: {note}" for note in report.get("notes", [])]
     if report.get("finished"):
         lines.append(f"finished what a forget that was broken off had left: {show.count(report['finished'], 'run')}")
+    if report.get("cleared"):
+        word = "would go" if dry else "gone"
+        lines.append(f"{word}, as no site needs them any more: {show.count(report['cleared'], 'tombstone')}")
     place = f"{report.get('source')} at {report.get('site')}"
     gone = f"{show.count(count, 'snapshot')} {'would be ' if dry else ''}forgotten"
     lines.append(f"{place}: {gone}, {report.get('kept', 0):,} kept; {show.duration(report.get('duration', 0.0))}")

@@ -51,9 +51,9 @@ def list_holds(app: App, source: str, site: str) -> None:
     from shared.repository.holds import read_holds
 
     view = View(app, source, site)
-    repository = view.repository
+    repository, first = view.repository, app.fleet.source(source).first_name
     mine = {one.id for one in view.snapshots}
-    holds = [one for one in read_holds(repository).values() if one.source == source or one.snapshot in mine]
+    holds = [one for one in read_holds(repository).values() if one.source == first or one.snapshot in mine]
     now = repository.store.clock() if holds else 0.0
     holds.sort(key=lambda one: (one.time, one.snapshot))
     data = {"source": source, "site": view.place, "holds": [as_json(one, now) for one in holds]}
@@ -93,7 +93,8 @@ def add(
     view = View(app, source, site)
     chosen = _chosen(view, snapshots, everything=everything)
     nanoseconds = int(end.timestamp()) * 10**9 if end else None
-    held = [add_hold(view.repository, name, source, reason, nanoseconds) for name in chosen]
+    first = app.fleet.source(source).first_name
+    held = [add_hold(view.repository, name, first, reason, nanoseconds) for name in chosen]
     data = {"source": source, "site": view.place, "holds": [as_json(one, 0.0) for one in held]}
     what = "--all" if everything else " ".join(name[:8] for name in chosen)
     undo = f"undo: holdfast hold remove {source} {what}{f' --site {site}' if site else ''}"
@@ -119,8 +120,8 @@ def remove(app: App, source: str, snapshots: tuple[str, ...], everything: bool, 
 
     view = View(app, source, site)
     chosen = set(_chosen(view, snapshots, everything=everything))
-    held = read_holds(view.repository)
-    going = [name for name, hold in held.items() if name in chosen or (everything and hold.source == source)]
+    held, first = read_holds(view.repository), app.fleet.source(source).first_name
+    going = [name for name, hold in held.items() if name in chosen or (everything and hold.source == first)]
     for name in going:
         remove_hold(view.repository, name)
     lines = [f"let go: {name[:8]}" for name in going] or ["none of these is held"]

@@ -192,13 +192,16 @@ def default_target(source: str, moment: float) -> str:
     return f"restored-{source.replace('/', '-')}-{datetime.fromtimestamp(moment, UTC):%Y%m%dT%H%M%SZ}"
 
 
-def _choose(app: App, repository: Repository, pick: _Pick) -> Snapshot:
-    """Pin the snapshot now: so it can be said from when the data is, and running again goes on with the same."""
+def _choose(app: App, repository: Repository, pick: _Pick, tag: str) -> Snapshot:
+    """Pin the snapshot now: so it can be said from when the data is, and running again goes on with the same.
+
+    `tag`: what its `hf.source` says.
+    """
     from workers.restore.choose import choose_snapshot
 
     notes: list[str] = []
     try:
-        chosen = choose_snapshot(repository, pick.snapshot, source=pick.source, before=pick.before, notes=notes)
+        chosen = choose_snapshot(repository, pick.snapshot, source=tag, before=pick.before, notes=notes)
     finally:
         repository.store.close()  # before helpers are forked
     for note in notes:
@@ -214,7 +217,9 @@ def _by_worker(app: App, pick: _Pick, options: dict[str, Any]) -> int:
 
     fleet, source = app.fleet, pick.source
     executor = pick.to.host or fleet.source(source).host or ""
-    chosen = _choose(app, open_source(fleet, source, options.get("site", "")).repository, pick)
+    chosen = _choose(
+        app, open_source(fleet, source, options.get("site", "")).repository, pick, fleet.source(source).first_name
+    )
     if pick.into is None:
         options |= {"snapshot": chosen.id, "target": pick.place(chosen)}
     else:
@@ -234,7 +239,7 @@ def _direct(app: App, pick: _Pick, options: dict[str, Any]) -> int:
 
         spec = RestoreSpec.from_json(plan.result())
     repository = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
-    chosen = _choose(app, repository, pick)
+    chosen = _choose(app, repository, pick, spec.tagged)
     spec.snapshot, spec.target = chosen.id, pick.place(chosen)
     if not spec.paths and (stream := pick.of_stream(chosen)):
         spec.paths, spec.base = stream["paths"], stream["base"]
@@ -253,7 +258,7 @@ def _direct_into(app: App, pick: _Pick, options: dict[str, Any]) -> int:
     argv = split_command(pick.into or "")
     spec = RestoreSpec.from_json(_plan(app, pick, options))
     repository = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
-    spec.snapshot = _choose(app, repository, pick).id
+    spec.snapshot = _choose(app, repository, pick, spec.tagged).id
     spec.into = ProgramSpec(argv, inherited())
     result = runs.run_direct(app, pick.source, lambda on_event: run_into(spec, on_event))
     _report(app, result.to_json())

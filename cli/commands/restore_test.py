@@ -94,6 +94,9 @@ def describe(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"DAMAGED: {show.count(errors, 'error')}; see `holdfast verify {report.get('source')} --data`")
     elif errors:
         lines.append(f"NOT RESTORED: {show.count(errors, 'error')}")
+    elif report.get("server"):
+        said = f": {report['said']}" if report.get("said") else ""
+        lines.append(f"a scratch server has taken all of it, and its check passed{said}")
     elif files:
         lines.append("compared: all of it is as it was backed up")
     return lines

@@ -66,14 +66,14 @@ Examples:
 @global_options
 @pass_app
 def show_run(app: App, run: str) -> None:
-    """Show all about RUN: attempts and their errors, progress, times, and what can be done."""
+    """Show all about RUN: attempts and their errors, progress, its shards, times, and what can be done."""
     from cli.runs import with_way_out
     from cli.runview import as_json, details
-    from shared.messaging.client import find
+    from shared.messaging.client import find, with_shards
 
     with with_way_out(_NO_SITE):
-        _, found = find(app.fleet, run)
-    app.result(as_json(found), *details(found, time.time()))
+        found, shards = with_shards(*find(app.fleet, run))
+    app.result(as_json(found, shards), *details(found, time.time(), shards))
 
 
 @command.command(

@@ -43,7 +43,8 @@ def command(app: App, source: str, site: str, last: int | None) -> int:
     )
     found, damaged = read_snapshots(repository)
     # What stock restic wrote bears no source: in a repository of its own it can only be this one's.
-    wanted = {source} if shared else {source, ""}
+    tag = fleet.source(source).first_name
+    wanted = {tag} if shared else {tag, ""}
     mine = [snapshot for snapshot in found if snapshot.source in wanted][-last if last else None :]
     for problem in damaged:
         app.warn(problem)

@@ -26,12 +26,12 @@ def command(app: App, every: bool) -> int:
     backed up, or nothing runs that would back it up. 61: Redis is away, and nothing can be said.
     """
     from cli.runs import with_way_out
-    from cli.status.facts import gather
+    from cli.status.facts import gather, inventory_trouble
     from cli.status.judge import judge
     from cli.status.view import as_json, lines
 
     with with_way_out("`holdfast snapshots SOURCE` asks the site itself"):
         sources, seen = gather(app.fleet)
-    report = judge(sources, seen)
+    report = judge(sources, seen, inventory_trouble(app.fleet))
     app.result(as_json(report, every=every), *lines(report, most=None if every else SHOWN))
     return int(report.level)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cli.status.judge import Source
 from shared import topology
+from shared.config.inventory import place_in, trouble
 from shared.errors import ConfigError
 from shared.ledger.model import RunKind
 from shared.ledger.overview import Overview, overview
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from shared.config.fleet import Fleet
 
 
+def inventory_trouble(fleet: Fleet) -> str:
+    """What is wrong with the asking of the inventory, by this machine's own notes; empty for nothing."""
+    if fleet.inventory is None:
+        return ""
+    return trouble(place_in(fleet.state_dir).read_state(), fleet.inventory, time.time())
+
+
 def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
     """All that is to be known, in one round trip to Redis; no site is asked. Raises ConfigError, LedgerError."""
     current = topology.current(fleet)
@@ -25,7 +33,7 @@ def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
     led: set[tuple[str, str]] = set()
     now = time.time()
     for name, facts in fleet.sources.items():
-        followed = fleet.policy_for(name) if facts.retired is None else None  # whose upkeep is due
+        followed = fleet.policy_for(name) if not facts.is_over else None  # whose upkeep is due
         rests = facts.rests(now)
         policy = None if rests else followed
         try:
@@ -42,7 +50,17 @@ def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
             led.add(place)
         planned = policy is not None
         sources.append(
-            Source(name, queue, owner, rpo, scheduled=planned, verify=verify, restore_test=test, rests=rests)
+            Source(
+                name,
+                queue,
+                owner,
+                rpo,
+                scheduled=planned,
+                verify=verify,
+                restore_test=test,
+                rests=rests,
+                gone=facts.left > 0,
+            )
         )
         places.append((facts.host or "", name, site))
     return sources, overview(ledger_of(fleet), realms(fleet), places, ticks=SCHEDULER)

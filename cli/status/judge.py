@@ -10,6 +10,7 @@ Of each source the worst that is true is said. From the worst on:
     unserved   nobody serves the queue on which it is rung (said once for each queue)
     incomplete the last backup could not read some files
     overdue    it was not verified, or not test-restored, for half as long again as its policy says
+    gone       it left the inventory, so nothing backs it up any more; its snapshots stay
     resting    it is paused, or retired
     unplanned  no policy backs it up
     unknown    the ledger knows nothing of it yet: Redis was emptied, or it is new. The scheduler asks the site
@@ -53,6 +54,7 @@ class Condition(StrEnum):
     UNSERVED = "unserved"
     INCOMPLETE = "incomplete"
     OVERDUE = "overdue"
+    GONE = "gone"
     RESTING = "resting"
     UNPLANNED = "unplanned"
     UNKNOWN = "unknown"
@@ -89,6 +91,7 @@ class Source:
     verify: float | None = None  # seconds between two verifications of the repository; None: not asked of it
     restore_test: float | None = None  # seconds between two
     rests: str = ""  # why nothing of it becomes due
+    gone: bool = False  # that is so because it left the inventory
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +157,11 @@ class Report:
         )
 
 
-def judge(sources: Sequence[Source], seen: Overview) -> Report:
-    """How the fleet stands at `seen.now`. `seen.sources` are those of `sources`, in the same order."""
+def judge(sources: Sequence[Source], seen: Overview, inventory: str = "") -> Report:
+    """How the fleet stands at `seen.now`. `seen.sources` are those of `sources`, in the same order.
+
+    `inventory`: what is wrong with the asking of it.
+    """
     served = {queue for worker in seen.workers if not worker.drained for queue in worker.queues}
     open_of: dict[str, list[OpenRun]] = {}
     for run in seen.runs:
@@ -168,7 +174,10 @@ def judge(sources: Sequence[Source], seen: Overview) -> Report:
     order = {condition: number for number, condition in enumerate(Condition)}
     findings.sort(key=lambda one: (order[one.condition], -_lateness(one, seen.now), one.source))
     waiting = _waiting(seen.runs, served)
-    problems = sorted(_problems(sources, seen, served, waiting), key=lambda problem: -problem.level)
+    problems = [*_problems(sources, seen, served, waiting)]
+    if inventory:
+        problems.append(Problem(Level.WARNING, inventory, "holdfast sources refresh"))
+    problems.sort(key=lambda problem: -problem.level)
     level = max((*(one.condition.level for one in findings), *(one.level for one in problems)), default=Level.OK)
     return Report(
         now=seen.now,
@@ -176,7 +185,7 @@ def judge(sources: Sequence[Source], seen: Overview) -> Report:
         findings=tuple(findings),
         problems=tuple(problems),
         waiting=waiting,
-        running=sum(run.state is not RunState.QUEUED for run in seen.runs),
+        running=sum(run.state not in {RunState.QUEUED, RunState.WAITING} for run in seen.runs),
         workers=len(seen.workers),
         leading=seen.leading,
     )
@@ -193,7 +202,7 @@ def _finding(source: Source, view: SourceView, runs: Iterable[OpenRun], now: flo
     if _is_damaged(view):
         condition = Condition.DAMAGED
     elif source.rests:
-        condition = Condition.RESTING
+        condition = Condition.GONE if source.gone else Condition.RESTING
     elif never:
         condition = Condition.NEVER
     elif target is Target.LATE:

@@ -117,7 +117,7 @@ def _said(one: Finding, now: float) -> str:
         return "its first backup is under way"
     if one.condition is Condition.NEVER:
         return "never backed up"
-    if one.condition in {Condition.UNPLANNED, Condition.RESTING}:
+    if one.condition in {Condition.UNPLANNED, Condition.RESTING, Condition.GONE}:
         words = one.rests or "no policy backs it up"
         return f"{words}; last good {show.ago(one.last_good, now)}" if one.last_good else words
     good = f"last good {show.ago(one.last_good, now)}" if one.last_good else "no good backup known yet"
@@ -141,6 +141,8 @@ def _last_checks(one: Finding, now: float) -> str:
 def _command(one: Finding) -> str:
     if one.condition.level is Level.OK or one.condition is Condition.UNSERVED:
         return ""  # nothing is wrong; or it is said once for the queue
+    if one.condition is Condition.GONE:
+        return f"holdfast sources drop {one.source}, where that is meant"
     if one.condition is Condition.DAMAGED:
         return f"holdfast verify {one.source}"
     if one.condition is Condition.OVERDUE:

@@ -209,7 +209,7 @@ def _policy(policy: Policy) -> dict[str, Any]:
 
 
 # What a scheduler alone needs to know; and a preset, of which the command that it was made into is given.
-_NOT_GIVEN = {"owner", "paused_until", "retired", "preset", "options"}
+_NOT_GIVEN = {"owner", "scratch", "paused_until", "retired", "preset", "options"}
 
 
 def _source(source: Source) -> dict[str, Any]:

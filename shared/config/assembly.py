@@ -25,15 +25,15 @@ _INCLUDE = "include"
 _FILE_AT_MOST = 64 << 20  # bytes
 _HINT = "`holdfast init` writes one; --config or $HOLDFAST_CONFIG names another"
 
-# ("file", path) and ("preset", path) -> its stamp; ("folder", path) -> names in it; ("glob", pattern) -> what it
-# matched; None: not there.
+# ("file", path), ("preset", path) and ("kept", path) -> its stamp; ("folder", path) -> names in it; ("glob", pattern)
+# -> what it matched; None: not there.
 Seen: TypeAlias = dict[tuple[str, str], object]
 
 
 def look(kind: str, path: str) -> object:
     """What a place is now; equal to what `seen` has of it unless it has changed since."""
     try:
-        if kind in {"file", "preset"}:
+        if kind in {"file", "preset", "kept"}:
             return _stamp(os.stat(path))
         return tuple(_names(path)) if kind == "folder" else tuple(sorted(glob.glob(path)))
     except OSError:

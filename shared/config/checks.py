@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 _LEAST = 3600.0  # seconds between two of the same upkeep
 DEFAULT_REGION = "local"
-_PIPES = (
-    "a shell's pipe ends well where its last program does, so half a dump would pass for a whole one: "
-    'begin with ["bash", "-o", "pipefail", "-c", ...], or leave compressing to Holdfast'
+_PIPE = (
+    "a shell's pipe ends well where its last program does, so half {what} would pass for a whole one: "
+    'begin with ["bash", "-o", "pipefail", "-c", ...]'
 )
+_PIPES = _PIPE.format(what="a dump") + ", or leave compressing to Holdfast"
 RESTORES = ".restore"  # what the name of a host's restore queue ends with, and so no host's name may
 
 
@@ -40,6 +41,11 @@ def check(file: FleetFile) -> Iterator[tuple[Path, str]]:
         yield from _host(("sources", name, "host"), source.host or "")
         if source.command is not None and hides_failures(source.command):
             yield ("sources", name, "command"), _PIPES
+        for step in ("fill", "check") if source.scratch is not None else ():
+            if hides_failures(getattr(source.scratch, step) or ()):
+                yield ("sources", name, "scratch", step), _PIPE.format(what="a restore")
+    if file.inventory is not None and hides_failures(file.inventory.command):
+        yield ("inventory", "command"), _PIPE.format(what="an answer")
 
 
 def not_done(file: FleetFile) -> Iterator[str]:
@@ -65,6 +71,8 @@ def _secrets(file: FleetFile) -> Iterator[tuple[Path, str]]:
             yield (key,), f"does not belong into the file of {file.agent}'s agent: it opens every repository"
     if file.machine_passwords is None:
         yield ("machine_passwords",), "is missing"
+    if file.inventory is not None:
+        yield ("inventory",), "is for a fleet's file: an agent's sources stand in its own file, or in its conf.d"
     for name, source in file.sources.items():
         if source.host != file.agent:
             yield ("sources", name, "host"), f"expected {file.agent}, whose agent's file this is"
@@ -161,7 +169,13 @@ def _ties(file: FleetFile) -> Iterator[tuple[Path, str]]:
 
 def _repositories(file: FleetFile) -> Iterator[tuple[Path, str]]:
     """No repository may lie inside another: `repos/db/data/` is a folder of repository db."""
-    ids = {source.repository or name: name for name, source in file.sources.items()}
+    ids = {source.repository or source.first_name: name for name, source in file.sources.items()}
+    first: dict[str, str] = {}
+    for name, source in sorted(file.sources.items(), key=lambda one: one[1].formerly is not None):
+        if source.first_name in first:
+            other = first[source.first_name]
+            yield ("sources", name, "formerly"), f"{source.first_name} is what source {other} is called, or was first"
+        first.setdefault(source.first_name, name)
     for repository, name in ids.items():
         parts = repository.split("/")
         for count in range(1, len(parts)):

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from shared.config import loader
+from shared.config.around import Into
 from shared.config.assembly import Seen
 from shared.config.checks import not_done
 from shared.config.choice import PolicyChoice
+from shared.config.inventory import Inventory, own_place, state_dir
 from shared.config.limits import Limits
-from shared.config.models import Defaults, FleetFile, Into, Policy, Prune, Region, Site, Source
+from shared.config.models import Defaults, FleetFile, Policy, Prune, Region, Site, Source
 from shared.config.problems import nearest
 from shared.config.scheduling import Scheduling
 from shared.config.secrets import FleetSecret, Secret
@@ -22,8 +24,6 @@ from shared.storage.api import ObjectStore
 
 Part = TypeVar("Part")
 Kept = TypeVar("Kept", bound=Secret)
-
-_SYSTEM = "/etc/"  # a file below it belongs to the machine, and so does its state
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class Fleet:
         self.agent: str = file.agent  # the host whose agent's file this is; empty: a fleet's
         self._file = file
         self.scheduling: Scheduling = file.scheduling
+        self.inventory: Inventory | None = file.inventory
         self._choice = PolicyChoice(file.policies.values())
 
     @classmethod
@@ -105,12 +106,12 @@ class Fleet:
     @property
     def state_dir(self) -> str:
         """Journals and logs: /var/lib/holdfast for a file below /etc, else `.holdfast/state` beside the file."""
-        return self._file.state_dir or self._place("/var/lib/holdfast", "state")
+        return state_dir(self.path, self.directory, self._file.state_dir)
 
     @property
     def cache_dir(self) -> str:
         """What may be deleted at any time: /var/cache/holdfast for a file below /etc, else `.holdfast/cache`."""
-        return self._file.cache_dir or self._place("/var/cache/holdfast", "cache")
+        return self._file.cache_dir or own_place(self.path, self.directory, "/var/cache/holdfast", "cache")
 
     def not_done(self) -> list[str]:
         """What the file asks for and this release does not do; each a sentence for people."""
@@ -159,8 +160,9 @@ class Fleet:
         return [source for source in self.sources.values() if (own := self.policy_for(source.id)) and own.id == policy]
 
     def repository_of(self, source: str) -> str:
-        """The repository of a source: its own id, unless it names another to share."""
-        return self.source(source).repository or source
+        """The repository of a source: its first name, unless it names another to share."""
+        own = self.source(source)
+        return own.repository or own.first_name
 
     def configured_primary(self, source: str) -> str:
         """The site that the configuration names primary for a source. Only `topology.current()` says which one is.
@@ -228,11 +230,6 @@ class Fleet:
                 hint="Do this where the fleet's file is",
             )
         return given
-
-    def _place(self, system: str, own: str) -> str:
-        if os.path.realpath(self.path).startswith(_SYSTEM):
-            return system
-        return os.path.join(self.directory, ".holdfast", own)
 
     def __repr__(self) -> str:
         return f"Fleet({self.path!r}, sites={list(self.sites)}, sources={len(self.sources)})"

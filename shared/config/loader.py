@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from shared.config import checks, preset
+from shared.config import checks, inventory, preset
 from shared.config.assembly import Assembly, Seen, assemble, assemble_text
 from shared.config.base import Named
 from shared.config.models import FleetFile, Region
@@ -17,14 +17,23 @@ from shared.config.problems import ConfigInvalid, Path, Problem, found, nearest
 from shared.config.values import EXPECTED, EXPECTED_SECRET
 
 
-def load(path: str, seen: Seen | None = None) -> FleetFile:
+def load(path: str, seen: Seen | None = None, kept: inventory.Kept | None = None) -> FleetFile:
     """Read and check a configuration: a file with its conf.d, or a directory.
 
-    `seen` is filled with what was looked at, even where this raises. Raises ConfigInvalid, which lists all that is
+    `seen` is filled with what was looked at, even where this raises. `kept`: in place of what is kept of the inventory.
+    Raises ConfigInvalid, which lists all that is
     wrong; ConfigError where a file can't be read.
     """
     seen = {} if seen is None else seen
-    return _checked(assemble(path, seen), seen)
+    return _checked(assemble(path, seen), seen, kept)
+
+
+def load_changed(path: str, change: Callable[[Assembly], None]) -> FleetFile:
+    """Check a configuration as it would be with a change to what its files say. Raises ConfigInvalid, ConfigError."""
+    seen: Seen = {}
+    assembly = assemble(path, seen)
+    change(assembly)
+    return _checked(assembly, seen)
 
 
 def load_text(text: str, path: str) -> FleetFile:
@@ -32,7 +41,8 @@ def load_text(text: str, path: str) -> FleetFile:
     return _checked(assemble_text(text, path), {})
 
 
-def _checked(assembly: Assembly, seen: Seen) -> FleetFile:
+def _checked(assembly: Assembly, seen: Seen, kept: inventory.Kept | None = None) -> FleetFile:
+    gone = inventory.join(assembly, seen, kept)
     preset.expand(assembly, seen)
     problems = list(assembly.problems)
     if not assembly.owners:
@@ -47,6 +57,8 @@ def _checked(assembly: Assembly, seen: Seen) -> FleetFile:
             model.regions[checks.DEFAULT_REGION] = Region()
         for group in (model.regions, model.sites, model.policies, model.sources):
             _give_ids(group)
+        for name, since in gone.items():
+            model.sources[name].leave(since)
         problems += [assembly.problem(place, reason) for place, reason in checks.check(model)]
     if problems or model is None:
         raise ConfigInvalid(assembly.name, problems)

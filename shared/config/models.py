@@ -9,9 +9,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
+from shared.config.around import Hooks, Into, Scratch
 from shared.config.base import Model, Named
+from shared.config.inventory import Inventory
 from shared.config.limits import Limits, SiteLimits
 from shared.config.programs import Variables
 from shared.config.scheduling import PolicyDefaults, Scheduling
@@ -177,19 +179,49 @@ class Policy(Named, PolicyDefaults):
         return self
 
 
-class SourceFacts(Named):
+class Renamed(Named):
+    """What keeps its first name where it lasts, whatever it is called now."""
+
+    formerly: Id | None = None  # what it was called first, where it has been renamed
+
+    @property
+    def first_name(self) -> str:
+        """What its repository and the `hf.source` of its snapshots go by."""
+        return self.formerly or self.id
+
+
+class SourceFacts(Renamed):
     """The half that a scheduler knows."""
 
     labels: Labels = Field(default_factory=dict)
     owner: Text | None = None
     host: Name | None = None
     pool: Name | None = None
-    repository: Id | None = None  # None: the source's own id
+    repository: Id | None = None  # None: the name that it was given first
     paused_until: Moment | None = None  # no backup of it becomes due before, and no rule forgets any of it
+    scratch: Scratch | None = None  # restore tests of a stream go into it
     retired: Moment | None = None  # it is backed up no more, and no rule forgets its snapshots before
+
+    _left: float = PrivateAttr(default=0.0)
+
+    @property
+    def left(self) -> float:
+        """Since when (POSIX seconds) the inventory names it no more; 0 where it does, or never has."""
+        return self._left
+
+    def leave(self, since: float) -> None:
+        """Told once, by the loader."""
+        self._left = since
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it becomes due ever again: it is retired, or gone from the inventory."""
+        return self.retired is not None or self._left > 0
 
     def rests(self, now: float) -> str:
         """Why nothing of it becomes due at `now` (POSIX seconds), and nobody waits for it; else empty."""
+        if self._left:
+            return f"gone from the inventory since {_day(self._left)}; its snapshots stay"
         if self.retired is not None:
             return f"retired; its snapshots are kept until {_day(self.retired)} at least"
         if self.paused_until is not None and now < self.paused_until:
@@ -201,24 +233,7 @@ def _day(moment: float) -> str:
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-class Into(Model):
-    """A program that restores over the queue may go into."""
-
-    command: Program
-    env: Variables = Field(default_factory=dict)
-    timeout: Duration = 86400.0  # seconds
-
-
-class Hooks(Model):
-    """Programs run around a backup."""
-
-    before: Program | None = None
-    after: Program | None = None
-    timeout: Duration = 300.0  # seconds, of each
-    private_mounts: Flag = False  # what they mount is seen by this backup alone
-
-
-class SourceBody(Named):
+class SourceBody(Renamed):
     """The half that only the executor knows: what is read, and how."""
 
     paths: Annotated[tuple[AbsolutePath, ...], OneOrMore] | None = None
@@ -234,6 +249,7 @@ class SourceBody(Named):
     exclude_if_present: Annotated[tuple[Text, ...], Several] = ()
     one_file_system: Flag = False
     exclude_larger_than: Size | None = None
+    shards: Annotated[int, whole_number(" of shards", least=2, most=64)] | None = None  # None: in one piece
     hooks: Hooks | None = None
 
     @model_validator(mode="after")
@@ -249,7 +265,8 @@ class SourceBody(Named):
     @property
     def stream_path(self) -> str:
         """Where the command's output stands in a snapshot."""
-        return f"/stream/{self.id}/{self.filename or self.id.rpartition('/')[2]}"
+        name = self.first_name
+        return f"/stream/{name}/{self.filename or name.rpartition('/')[2]}"
 
 
 class Source(SourceFacts, SourceBody):
@@ -259,6 +276,15 @@ class Source(SourceFacts, SourceBody):
     def _one_executor(self) -> Self:
         if self.host is not None and self.pool is not None:
             raise wrong("has both host and pool: it is read by that host, or by any worker of that pool")
+        if self.scratch is not None and self.paths is not None:
+            raise wrong("has scratch and paths: only what a program prints goes into a server")
+        if self.shards is not None:
+            if self.pool is None:
+                raise wrong("has shards and no pool: workers of a pool, which all mount its paths alike, share them")
+            if self.command is not None:
+                raise wrong("has shards and a command: its output is one file, which is read in one piece")
+            if self.hooks is not None:
+                raise wrong("has shards and hooks: those run on one machine around all of it, and shards on several")
         return self
 
     @property
@@ -313,6 +339,7 @@ class FleetFile(Model):
     exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()
     limits: Annotated[Limits, mapping_of("limits")] = Limits()
     scheduling: Annotated[Scheduling, mapping_of("limits")] = Scheduling()
+    inventory: Inventory | None = None  # a program that names sources; its answers are joined to `sources`
     regions: Annotated[dict[Name, Region], mapping_of("regions by name")] = Field(default_factory=dict)
     sites: Annotated[dict[Name, Site], mapping_of("sites by name")]
     policies: Annotated[dict[Name, Policy], mapping_of("policies by name")] = Field(default_factory=dict)

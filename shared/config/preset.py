@@ -2,7 +2,8 @@
 
 They are built in, or stand in `presets/` beside the configuration; those come first. A source with `preset:` is given
 `command`, `filename` and `env` before it is checked like any other. In each text of a preset `{option}` is replaced;
-an argument that names an option without a value is left out.
+an argument that names an option without a value is left out. A source that says `scratch: {}` gets the preset's scratch
+server, in which what it says itself counts.
 """
 
 from __future__ import annotations
@@ -34,6 +35,17 @@ class Option(Model):
     default: str = ""  # empty: arguments that name it are left out
 
 
+class Server(Model):
+    """How a scratch server for restore tests is made: see `models.Scratch`."""
+
+    make: Program | None = None
+    serve: Program | None = None
+    ready: Program | None = None
+    fill: Program
+    check: Program | None = None
+    user: Text | None = None
+
+
 class Preset(Model):
     """One preset's file."""
 
@@ -43,6 +55,7 @@ class Preset(Model):
     options: Annotated[dict[str, Option], mapping_of("options by name")] = Field(default_factory=dict)
     env: Annotated[dict[str, str], mapping_of("variables")] = Field(default_factory=dict)
     restore: Text  # for people: the command that takes it back
+    scratch: Server | None = None  # of a source that asks for one
 
 
 def expand(assembly: Assembly, seen: Seen) -> None:
@@ -147,10 +160,22 @@ def _expand(source: dict[str, object], loaded: _Loaded) -> Iterator[tuple[Path, 
         return
     source["command"] = [text for part in preset.command if (text := _filled(part, values)) is not None]
     source.setdefault("filename", _filled(preset.filename, values) or name)
+    own_server = source.get("scratch")
+    if isinstance(own_server, dict) and preset.scratch is not None:
+        source["scratch"] = {**_server(preset.scratch, values), **own_server}
     env = {key: text for key, part in preset.env.items() if (text := _filled(part, values)) is not None}
     own = source.get("env")
     if env and (own is None or isinstance(own, dict)):
         source["env"] = {**env, **(own or {})}
+
+
+def _server(server: Server, values: Mapping[str, str]) -> dict[str, object]:
+    shown: dict[str, object] = {}
+    for step in ("make", "serve", "ready", "fill", "check"):
+        program: tuple[str, ...] | None = getattr(server, step)
+        if program is not None:
+            shown[step] = [text for part in program if (text := _filled(part, values)) is not None]
+    return {**shown, "user": server.user} if server.user else shown
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str | None:

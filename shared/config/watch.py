@@ -2,7 +2,7 @@
 
 Invariant: `fleet` is always a whole, valid configuration. A change counts once two looks in a row have found the same
 files, so that one which is being written is not taken for one that is done; a bad one is logged once, and the old
-one stays.
+one stays. Who looks also sees to it that the inventory is asked, where there is one: its answers are files, too.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import time
 
+from shared.config import asking
 from shared.config.assembly import Seen, look
 from shared.config.fleet import Fleet
+from shared.config.problems import ConfigInvalid
 from shared.errors import ConfigError
 from shared.observability.structured import structlog
 
@@ -25,15 +27,24 @@ class FleetWatch:
     """The newest valid configuration of a path. `check` now and then, from one thread; `fleet` may be read by any."""
 
     def __init__(self, path: str) -> None:
-        """Load it. Raises ConfigError: a process does not start on a bad configuration."""
+        """Load it; where the inventory has never answered, ask it first.
+
+        Raises ConfigError: a process does not start on a bad configuration.
+        """
         self.error = ""  # what is wrong with the files as they are now; empty where `fleet` is what they say
         self._path = os.path.abspath(path)  # a process that runs on may go to another directory
         self._seen: Seen = {}
         self._changed: Seen | None = None
-        self.fleet = Fleet.load(self._path, self._seen)
+        self._asker = asking.Asker()
+        try:
+            self.fleet = Fleet.load(self._path, self._seen)
+        except ConfigInvalid:
+            asking.first(self._path)
+            self.fleet = Fleet.load(self._path, self._seen)  # anew in any case: the error now says why it did not
 
     def check(self) -> bool:
         """Look whether files have changed, at the cost of a stat of each; True where `fleet` is another one now."""
+        self._asker.look(self.fleet)
         now = {place: look(*place) for place in self._seen}
         if now == self._seen:
             self._changed = None

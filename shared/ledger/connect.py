@@ -16,6 +16,7 @@ def connect(url: str, host: str = "", *, timeout: float = SOCKET_TIMEOUT) -> Led
     client = redis.Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="replace",  # an agent writes its own realm as it likes, and must not hold up who looks at all
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         health_check_interval=25,

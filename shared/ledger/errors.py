@@ -24,7 +24,7 @@ class AmbiguousRun(LedgerError):
 
 
 class RunNotOver(LedgerError):
-    """The run is queued or under way, and what was asked needs it to be over."""
+    """The run is queued or under way, or is a shard of one, and what was asked needs it to be over."""
 
     exit_code = 64
 

@@ -13,6 +13,7 @@ hf:counts             hash: ended|<kind>|<state>, error|<exit code>: runs; retri
                       uploaded|<source>: bytes of packs, of backups
 hf:fenced             sorted set: runs whose holder was fenced, "<run>:<pid>" of engines that were killed, by when (ms),
                       until the repository lock is gone
+hf:cut                sorted set: runs that were cut in shards, by when (ms) their kept lock is looked at
 hf:pulse              hash: when the reaper last looked (at), and until when it spares leases that ran out (spare), ms
 hf:evidence:<source>  hash: "<site>|last", "<site>|full": slots of the newest snapshots
 hf:upkeep:<source>    hash, of the pools' realm alone: "<site>|<kind>": slot of the last; "<site>|<kind>|said": its end
@@ -48,6 +49,7 @@ class Keys:
         self.open = f"{self.prefix}open"
         self.recent = f"{self.prefix}recent"
         self.fenced = f"{self.prefix}fenced"
+        self.cut = f"{self.prefix}cut"
         self.workers = f"{self.prefix}workers"
         self.pulse = f"{self.prefix}pulse"
         self.counts = f"{self.prefix}counts"

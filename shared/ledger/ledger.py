@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from shared.ledger import scripts, sweep
@@ -25,7 +25,7 @@ from shared.ledger.calls import (
     opened,
     transition,
 )
-from shared.ledger.codec import decode_run, error_text, milliseconds
+from shared.ledger.codec import decode_run, encode_request, error_text, milliseconds
 from shared.ledger.guard import guarded
 from shared.ledger.keys import Keys
 from shared.ledger.lease import LEASE_SECONDS, Lease, boot_clock
@@ -150,8 +150,33 @@ class Ledger:
         site, count = retries if retries[1] else ("", 0)
         return Word(self._run(scripts.FINISH, lease.run_id, [lease.token, *said, milliseconds(pause), site, count]))
 
+    def cut(
+        self, lease: Lease, shards: Sequence[RunRequest], anew: Collection[str] = (), *, ring_again: float = RING_AGAIN
+    ) -> Word:
+        """Open a run's shards, for which it waits: CUT, or LOST or UNKNOWN. The caller rings, or the reaper does.
+
+        Those that are open, or over and not among `anew` (ids), stay as they are. CANCELLED where somebody had asked
+        for that.
+        """
+        said = [[one.id, int(one.id in anew), encode_request(one)] for one in shards]
+        return Word(self._run(scripts.CUT, lease.run_id, [lease.token, milliseconds(ring_again), json.dumps(said)]))
+
+    def cut_runs(self) -> list[str]:
+        """The runs that were cut whose kept lock is to be looked at now."""
+        seconds, micros = guarded(self.client.time)
+        now = seconds * 1000 + micros // 1000
+        return list(guarded(lambda: self.client.zrangebyscore(self.keys.cut, "-inf", now)))
+
+    def keep_lock(self, run_id: str, seconds: float) -> None:
+        """Its kept lock was looked at, and is to be again in `seconds`; with 0 it is gone, and is not."""
+        if not seconds:
+            guarded(lambda: self.client.zrem(self.keys.cut, run_id))
+            return
+        now, _ = guarded(self.client.time)
+        guarded(lambda: self.client.zadd(self.keys.cut, {run_id: milliseconds(now + seconds)}))
+
     def cancel(self, run_id: str, by: str) -> Word:
-        """End a run before its time. `by` says who asks, for people.
+        """End a run before its time, and its shards with it. `by` says who asks, for people.
 
         CANCELLED: it is over (nobody worked on it). ASKED: its holder will be told, keeps what it has uploaded, and
         ends it. DONE: it had ended. UNKNOWN: there is none.
@@ -243,6 +268,19 @@ class Ledger:
         """
         said = [site, kind.value, slot, str(code), f"{rate:.0f}"]
         guarded(lambda: self._script(scripts.UPKEEP)(keys=[self.keys.upkeep(source)], args=said))
+
+    def rename(self, source: str, name: str) -> str:
+        """Let all that is known of a source here be known under another name: at once, or, where it is repeated, again.
+
+        Nothing is done where a run of it is not over: its id, else empty.
+        """
+        said = [self.keys.prefix, source, name]
+        return str(guarded(lambda: self._script(scripts.RENAME)(keys=[], args=said)))
+
+    def open_run_of(self, source: str) -> str:
+        """The id of a run of a source that is not over; empty for none."""
+        ids = guarded(lambda: self.client.zrange(self.keys.open, 0, -1))
+        return next((run.id for run in self._load(ids) if run.request.source == source), "")
 
     def evidence(self, source: str, site: str) -> Evidence | None:
         """What is known of a source's snapshots at a site; None says nothing at all (look at the site)."""

@@ -3,19 +3,20 @@
 The transitions, each one atomic script of `scripts.py`. A run that is final stays as it is, but for `open`
 of a failed slot, whose turn has come again:
 
-    state      | open     | claim    | start   | renew   | release | finish   | reap          | cancel
-    -----------+----------+----------+---------+---------+---------+----------+---------------+-----------
-    (none)     | queued   | -        | -       | -       | -       | -        | -             | -
-    queued     | joined   | claimed  | lost    | lost    | lost    | lost     | queued (4)    | cancelled
-    claimed    | joined   | held (1) | running | claimed | queued  | final    | queued (5)    | asked (6)
-    running    | joined   | held (1) | running | running | queued  | final    | queued (5)    | asked (6)
-    succeeded  | done     | done     | lost    | lost    | lost    | done (2) | -             | done
-    incomplete | done     | done     | lost    | lost    | lost    | done (2) | -             | done
-    superseded | done     | done     | lost    | lost    | lost    | done (2) | -             | done
-    cancelled  | done     | done     | lost    | lost    | lost    | done (2) | -             | done
-    failed     | queued(3)| done     | lost    | lost    | lost    | done (2) | -             | done
+    state      | open     | claim    | start   | renew   | release | cut     | finish   | reap          | cancel
+    -----------+----------+----------+---------+---------+---------+---------+----------+---------------+-----------
+    (none)     | queued   | -        | -       | -       | -       | -       | -        | -             | -
+    queued     | joined   | claimed  | lost    | lost    | lost    | lost    | lost     | queued (4)    | cancelled
+    claimed    | joined   | held (1) | running | claimed | queued  | waiting | final    | queued (5)    | asked (6)
+    running    | joined   | held (1) | running | running | queued  | waiting | final    | queued (5)    | asked (6)
+    waiting    | joined   | held     | lost    | lost    | lost    | lost    | lost     | waiting (7)   | cancelled
+    succeeded  | done     | done     | lost    | lost    | lost    | lost    | done (2) | -             | done
+    incomplete | done     | done     | lost    | lost    | lost    | lost    | done (2) | -             | done
+    superseded | done     | done     | lost    | lost    | lost    | lost    | done (2) | -             | done
+    cancelled  | done     | done     | lost    | lost    | lost    | lost    | done (2) | -             | done
+    failed     | queued(3)| done     | lost    | lost    | lost    | lost    | done (2) | -             | done
 
-    start, renew, release and finish act only for the holder of the lease (equal token); others get `lost`,
+    start, renew, release, cut and finish act only for the holder of the lease (equal token); others get `lost`,
     or `unknown` where there is no such run any more (Redis was wiped).
     (1) claimed, if the lease ran out, or is the claimer's own.  (2) `finished` for the one who finished it.
     (3) after a pause that doubles with each attempt; before that it `waits`.
@@ -65,11 +66,17 @@ class RunKind(_Open):
     FORGET = "forget"
     PRUNE = "prune"
     RESTORE_TEST = "restore-test"
+    SHARD = "shard"  # a part of a backup that was cut
 
     @property
     def is_backup(self) -> bool:
         """Whether it ends in a snapshot."""
         return self.value.startswith("backup-")
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether it reads what is backed up, so that only who has that may do it."""
+        return self.is_backup or self is RunKind.SHARD
 
     @property
     def deletes(self) -> bool:
@@ -84,7 +91,7 @@ class RunKind(_Open):
     @property
     def locks_by_id(self) -> bool:
         """Whether its repository lock bears the run's id, so that the lock of a dead worker can be told and removed."""
-        return self.is_backup or self.deletes
+        return self.reads_source or self.deletes
 
 
 UPKEEP = (RunKind.FORGET, RunKind.PRUNE, RunKind.VERIFY, RunKind.RESTORE_TEST)  # what comes back by itself
@@ -96,6 +103,7 @@ class RunState(_Open):
     QUEUED = "queued"
     CLAIMED = "claimed"
     RUNNING = "running"
+    WAITING = "waiting"  # it was cut, and its shards are to be done first
     SUCCEEDED = "succeeded"
     INCOMPLETE = "incomplete"
     FAILED = "failed"
@@ -105,7 +113,10 @@ class RunState(_Open):
     @property
     def is_final(self) -> bool:
         """Whether nothing more happens to it (but for a failed slot, which is opened again). Not known: no."""
-        return self.is_known and self not in {RunState.QUEUED, RunState.CLAIMED, RunState.RUNNING}
+        return self.is_known and self not in _UNFINISHED
+
+
+_UNFINISHED = (RunState.QUEUED, RunState.CLAIMED, RunState.RUNNING, RunState.WAITING)
 
 
 class Opened(StrEnum):
@@ -128,6 +139,7 @@ class Word(StrEnum):
     ASKED = "asked"  # its holder will be told to cancel it
     CANCELLED = "cancelled"  # it is final now
     RELEASED = "released"
+    CUT = "cut"  # its shards are open, and it waits for them
     FINISHED = "finished"
     LOST = "lost"  # the token is not (or no longer) the run's
     DONE = "done"  # the run is final
@@ -147,9 +159,15 @@ def slot_time(text: str) -> datetime:
 def run_id_for_slot(source: str, policy: str, kind: RunKind, slot: str) -> str:
     """The id (32 hex digits) of a slot's run: opened twice, or again after a wipe, it is the same run."""
     parts = ["holdfast run 1", source, policy, kind.value, slot]
-    if any("\0" in part for part in parts):
+    text = "\0".join(parts)
+    if text.count("\0") != len(parts) - 1:
         raise ValueError("a source, policy or slot with NUL")
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def shard_run_id(run: str, plan: str, number: int) -> str:
+    """The id (32 hex digits) of a shard of a run, by its plan (a digest of it): opened twice it is one."""
+    return hashlib.sha256("\0".join(["holdfast shard 1", run, plan, str(number)]).encode()).hexdigest()[:32]
 
 
 def new_run_id() -> str:
@@ -194,6 +212,8 @@ class Run:
     rings: int = 0
     opened: float = 0.0
     started: float = 0.0  # of the last attempt
+    began: float = 0.0  # of one that was cut: when it was first
+    lost: int = 0  # of a shard: how often it was done, and lost before its run was finished
     ended: float = 0.0
     owner: str = ""  # the last holder of its lease
     lease_until: float = 0.0
@@ -213,6 +233,11 @@ class Run:
     def is_over(self) -> bool:
         """Whether it has ended, be it in a state that this release does not know."""
         return self.state.is_final or self.ended > 0
+
+    @property
+    def since(self) -> float:
+        """When its work began: of the last attempt, or of the first one where it was cut and goes on."""
+        return self.began or self.started
 
     @property
     def parent(self) -> str:

@@ -57,11 +57,12 @@ for i, prefix in ipairs(KEYS) do
   local source, site = ARGV[2 * i], ARGV[2 * i + 1]
   local newest, good = false, false
   for _, id in ipairs(redis.call('LRANGE', prefix .. 'history:' .. source, 0, ARGV[1] - 1)) do
-    local run = redis.call('HMGET', prefix .. 'run:' .. id, 'state', 'kind', 'ended', 'error', 'slot', 'started')
+    local run = redis.call('HMGET', prefix .. 'run:' .. id, 'state', 'kind', 'ended', 'error', 'slot', 'started',
+                           'began')
     if run[1] and string.sub(run[2], 1, 7) == 'backup-' then
       newest = newest or {id, run[1], run[2], run[3], run[4], run[5]}
       if run[1] == 'succeeded' then
-        good = run[6]
+        good = run[7] or run[6]
         break
       end
     end

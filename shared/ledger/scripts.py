@@ -5,7 +5,7 @@ mind, can't carry Celery's queues either.
 ARGV are always: the realm's prefix, the run's id, ms for which an ended run is remembered, lengths of `recent` and of a
 source's history, attempts that are kept; then each script's own, in `args`.
 A run's hash holds `token` and `lease` (until, ms) only while it is claimed or running, and `cancel` (who asked) only
-while that and when it is over.
+while that and when it is over; `began` (ms) once it was cut; a shard's `lost`: how often it was done in vain.
 """
 
 from __future__ import annotations
@@ -18,7 +18,20 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 
 local function is_final(state)
-  return state ~= 'queued' and state ~= 'claimed' and state ~= 'running'
+  return state ~= 'queued' and state ~= 'claimed' and state ~= 'running' and state ~= 'waiting'
+end
+
+-- A run that was cut: when none of its shards is to be done any more it is queued, and rung for. Whether it is.
+local function wake(parent)
+  local key = prefix .. 'run:' .. parent
+  if redis.call('HGET', key, 'state') ~= 'waiting' then return false end
+  for _, shard in ipairs(redis.call('SMEMBERS', key .. ':children')) do
+    local at = redis.call('HGET', prefix .. 'run:' .. shard, 'state')
+    if at and not is_final(at) then return false end
+  end
+  redis.call('HSET', key, 'state', 'queued', 'rings', 1)
+  redis.call('ZADD', open, now, parent)
+  return true
 end
 
 -- An attempt is over: note it, and take its lease away.
@@ -39,7 +52,7 @@ local function fence()
   return redis.call('HINCRBY', run, 'deaths', 1)
 end
 
--- The run is over. What falls out of its source's history is forgotten.
+-- The run is over. What falls out of its source's history is forgotten. A shard is told of with its run alone.
 local function final(state, why, code)
   redis.call('HSET', run, 'state', state, 'ended', now)
   if why ~= '' then redis.call('HSET', run, 'error', why) end
@@ -48,9 +61,14 @@ local function final(state, why, code)
   redis.call('HDEL', run, 'token', 'lease')
   redis.call('PEXPIRE', run, ARGV[3])
   redis.call('ZREM', open, id)
+  if state ~= 'failed' then redis.call('DEL', run .. ':packs') end
+  local source, kind, parent = unpack(redis.call('HMGET', run, 'source', 'kind', 'parent'))
+  if kind == 'shard' then
+    wake(parent or '')
+    return
+  end
   redis.call('LPUSH', prefix .. 'recent', id)
   redis.call('LTRIM', prefix .. 'recent', 0, ARGV[4] - 1)
-  local source, kind = unpack(redis.call('HMGET', run, 'source', 'kind'))
   redis.call('SREM', prefix .. 'backups:' .. source, id)
   redis.call('HINCRBY', prefix .. 'counts', 'ended|' .. kind .. '|' .. state, 1)
   if state == 'failed' then redis.call('HINCRBY', prefix .. 'counts', 'error|' .. code, 1) end
@@ -61,7 +79,6 @@ local function final(state, why, code)
     local old = prefix .. 'run:' .. redis.call('RPOP', history)
     redis.call('DEL', old, old .. ':packs', old .. ':children')
   end
-  if state ~= 'failed' then redis.call('DEL', run .. ':packs') end
 end
 
 -- An attempt that died may have committed: the reaper looks, whatever it has found before.
@@ -72,6 +89,28 @@ end
 local function cancelled()
   final('cancelled', 'cancelled by ' .. redis.call('HGET', run, 'cancel'), 130)
   look_for_commit()
+end
+
+-- Somebody wants the run to end: over at once where nobody works on it, else its holder is told. Says which.
+local function cancel_by(who)
+  local state, lease = unpack(redis.call('HMGET', run, 'state', 'lease'))
+  if not state then return 'unknown' end
+  if is_final(state) then return 'done' end
+  redis.call('HSET', run, 'cancel', who)
+  if state ~= 'queued' and state ~= 'waiting' then
+    if tonumber(lease) > now then return 'asked' end
+    fence()
+  end
+  cancelled()
+  return 'cancelled'
+end
+
+-- The same for another run.
+local function cancel_other(other, who)
+  local own_run, own_id = run, id
+  run, id = prefix .. 'run:' .. other, other
+  cancel_by(who)
+  run, id = own_run, own_id
 end
 """
 
@@ -141,6 +180,13 @@ CLAIM = (
 local state, token, lease, cancel = unpack(redis.call('HMGET', run, 'state', 'token', 'lease', 'cancel'))
 if not state then return {'unknown', '', 0, 0} end
 if is_final(state) then return {'done', '', 0, 0} end
+if state == 'waiting' then return {'held', '', 0, 0} end
+local kind, parent = unpack(redis.call('HMGET', run, 'kind', 'parent'))
+local above = kind == 'shard' and parent and redis.call('HGET', prefix .. 'run:' .. parent, 'state')
+if above and is_final(above) and not token then
+  cancel_by('the end of its run')
+  return {'done', '', 0, 0}
+end
 local mine = token and token == args[4]
 if token and not mine then
   if tonumber(lease) > now then return {'held', '', 0, 0} end
@@ -222,20 +268,61 @@ return 'finished'
 """
 )
 
+# args: token, ms until a shard is rung again, the shards as JSON: id, whether it is done anew where it is over (1 or
+# 0), field and value, ... What the run was cut in before and is not among these is given up.
+CUT = (
+    _HOLDER
+    + """
+if cancel then
+  attempt_over(now, '')
+  cancelled()
+  return 'cancelled'
+end
+local children, wanted = run .. ':children', {}
+for _, shard in ipairs(cjson.decode(args[3])) do
+  local other, anew, fields = unpack(shard)
+  local key = prefix .. 'run:' .. other
+  local at = redis.call('HGET', key, 'state')
+  wanted[other] = true
+  redis.call('SADD', children, other)
+  if not at then
+    redis.call('HSET', key, 'id', other, 'opened', now, 'attempt', 0)
+  elseif anew == 1 and is_final(at) then
+    if at == 'succeeded' or at == 'incomplete' then redis.call('HINCRBY', key, 'lost', 1) end
+    redis.call('HDEL', key, 'ended', 'retry', 'finisher', 'result', 'exit_code', 'error', 'cancel', 'deaths')
+    redis.call('PERSIST', key)
+  end
+  if not at or (anew == 1 and is_final(at)) then
+    redis.call('HSET', key, 'state', 'queued', 'rings', 1, unpack(fields))
+    redis.call('ZADD', open, now + args[2], other)
+  end
+end
+for _, other in ipairs(redis.call('SMEMBERS', children)) do
+  if not wanted[other] then
+    redis.call('SREM', children, other)
+    cancel_other(other, 'a new plan')
+  end
+end
+redis.call('PEXPIRE', children, ARGV[3])
+redis.call('HSETNX', run, 'began', redis.call('HGET', run, 'started'))
+attempt_over(now, '')
+redis.call('HSET', run, 'state', 'waiting')
+redis.call('ZADD', open, now + args[2], id)
+redis.call('ZADD', prefix .. 'cut', now, id)
+wake(id)
+return 'cut'
+"""
+)
+
 # args: who asks
 CANCEL = (
     _HEAD
     + """
-local state, lease = unpack(redis.call('HMGET', run, 'state', 'lease'))
-if not state then return 'unknown' end
-if is_final(state) then return 'done' end
-redis.call('HSET', run, 'cancel', args[1])
-if state ~= 'queued' then
-  if tonumber(lease) > now then return 'asked' end
-  fence()
+local said = cancel_by(args[1])
+if said ~= 'unknown' and said ~= 'done' then
+  for _, shard in ipairs(redis.call('SMEMBERS', run .. ':children')) do cancel_other(shard, args[1]) end
 end
-cancelled()
-return 'cancelled'
+return said
 """
 )
 
@@ -293,10 +380,42 @@ if state == 'queued' then
   redis.call('ZADD', open, now + math.min(args[1] * 2 ^ (rings - 1), args[2]), id)
   return 1
 end
+if state == 'waiting' then
+  local woken = wake(id)
+  redis.call('ZADD', open, now + args[1], id)
+  return woken and 1 or 0
+end
 if not state or redis.call('HEXISTS', run, 'ended') == 1 then redis.call('ZREM', open, id) end
 return 0  -- a state of a newer release is left alone
 """
 )
+
+# KEYS: none. ARGV: the realm's prefix, a source, its new name. Answers a run of it that is not over, or nothing.
+# What is known under the new name is newer, and stays
+RENAME = """
+local prefix, old, new = ARGV[1], ARGV[2], ARGV[3]
+for _, id in ipairs(redis.call('ZRANGE', prefix .. 'open', 0, -1)) do
+  if redis.call('HGET', prefix .. 'run:' .. id, 'source') == old then return id end
+end
+local history, renamed = prefix .. 'history:' .. old, prefix .. 'history:' .. new
+for _, id in ipairs(redis.call('LRANGE', history, 0, -1)) do
+  local run = prefix .. 'run:' .. id
+  if redis.call('EXISTS', run) == 1 then redis.call('HSET', run, 'source', new) end
+  redis.call('RPUSH', renamed, id)
+end
+local left = redis.call('PTTL', history)
+if left > 0 and redis.call('PTTL', renamed) < left then redis.call('PEXPIRE', renamed, left) end
+for _, what in ipairs({'evidence:', 'upkeep:'}) do
+  local known = redis.call('HGETALL', prefix .. what .. old)
+  for i = 1, #known, 2 do redis.call('HSETNX', prefix .. what .. new, known[i], known[i + 1]) end
+  redis.call('DEL', prefix .. what .. old)
+end
+local uploaded = redis.call('HGET', prefix .. 'counts', 'uploaded|' .. old)
+if uploaded then redis.call('HINCRBY', prefix .. 'counts', 'uploaded|' .. new, uploaded) end
+redis.call('HDEL', prefix .. 'counts', 'uploaded|' .. old)
+redis.call('DEL', history, prefix .. 'backups:' .. old)
+return ''
+"""
 
 # KEYS: evidence. ARGV: site, slot of a snapshot, slot of a full one, each may be empty. Slots only grow; texts compare
 # as times

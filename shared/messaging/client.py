@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 _POLL_FIRST = 0.02  # seconds after a change, then slower: small runs end at once
 _POLL = 0.2
 _ID_LENGTH = 32
+_PROGRESS = {  # of a shard that is under way, and what they are in the result of one that is done
+    "files": ("files_new", "files_changed", "files_unmodified"),
+    "bytes": ("bytes_processed",),
+    "bytes_read": ("bytes_read",),
+    "bytes_stored": ("bytes_stored",),
+    "problems": ("unreadable",),
+}
 _ID = re.compile(r"[0-9a-f]{1,32}")
 
 
@@ -74,6 +81,11 @@ def retry(fleet: Fleet, run_id: str) -> str:
     Raises UnknownRun, AmbiguousRun, RunNotOver and LedgerAway.
     """
     ledger, run = find(fleet, run_id)
+    if run.request.kind is RunKind.SHARD:
+        raise RunNotOver(
+            f"run {run.id} is a shard of run {run.parent}, and is done with that alone",
+            hint=f"holdfast runs retry {run.parent[:12]}",
+        )
     if not run.state.is_final:
         raise RunNotOver(
             f"run {run.id} is {run.state.value}, so it can't be retried yet",
@@ -101,12 +113,31 @@ def follow(fleet: Fleet, run_id: str, *, poll: float = _POLL) -> Iterator[Run]:
             if found is None:
                 raise UnknownRun(f"run {last.id} is no longer in the ledger", hint="Was Redis emptied?")
             run = found
+        run, _ = with_shards(home, run)
         if run != last:
             last, pause = run, _POLL_FIRST
             yield run
         if not run.is_over:
             time.sleep(min(pause, poll))
             pause *= 1.5
+
+
+def with_shards(ledger: Ledger, run: Run) -> tuple[Run, list[Run]]:
+    """A run that may have been cut, its progress that of its shards while it waits for them; and these by number.
+
+    Raises LedgerAway.
+    """
+    if not run.began:
+        return run, []
+    shards = sorted(ledger.children(run.id), key=lambda shard: str(shard.request.options.get("shard", "")).zfill(3))
+    if run.state is not RunState.WAITING:
+        return run, shards
+    progress: dict[str, object] = {"shards": len(shards), "shards_done": sum(shard.is_over for shard in shards)}
+    for name, in_result in _PROGRESS.items():
+        said = [shard.result.get(one, 0) for shard in shards if shard.is_over for one in in_result]
+        said += [shard.progress.get(name, 0) for shard in shards if not shard.is_over]
+        progress[name] = sum(one for one in said if isinstance(one, int))
+    return replace(run, progress=progress), shards
 
 
 def find(fleet: Fleet, run_id: str) -> tuple[Ledger, Run]:
@@ -137,8 +168,6 @@ def cancel(fleet: Fleet, run_id: str, by: str) -> Word:
     """
     ledger, run = find(fleet, run_id)
     word = ledger.cancel(run.id, by)
-    for child in ledger.children(run.id):
-        ledger.cancel(child.id, by)
     if word is Word.DONE and not run.state.is_known:
         raise LedgerError(
             f"run {run.id} is {run.state.value}, which this release does not know, so it can't cancel it",

@@ -37,6 +37,7 @@ _CAPABILITY = {
     RunKind.FORGET: MAINTENANCE,
     RunKind.PRUNE: MAINTENANCE,
     RunKind.RESTORE_TEST: MAINTENANCE,
+    RunKind.SHARD: BACKUP,
 }
 _HOST = "host."
 _RESTORES = f".{RESTORE}"  # no host's name ends so: the configuration refuses that

@@ -5,6 +5,7 @@ Celery is told to leave logging alone by `connect_celery`. A line is JSON, or re
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -12,13 +13,38 @@ from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
 from shared.observability.logfile import LogFile
-from shared.observability.masks import mask_secrets
+from shared.observability.masks import Event, mask_secrets
 from shared.observability.structured import structlog
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_encode = json.JSONEncoder().encode  # what `mask_secrets` has passed is of JSON's own types
 
 # What Celery says of each message, and beat of each tick, would fill a disk and says nothing that Holdfast does not.
 _CHATTER = ("celery.beat", "celery.app.trace", "celery.worker.strategy")
+
+
+class _Line(str):
+    """One line of the log, whole and masked."""
+
+    __slots__ = ()
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Makes lines of what the standard library's loggers are told. What structlog is told comes as a line.
+
+    A tick may log ten thousand lines: to hand over what is to be rendered takes as long as to render it.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.msg if isinstance(record.msg, _Line) else super().format(record)
+
+
+def _as_json(_logger: object, _method: str, event: Event) -> str:
+    return _encode(event)
+
+
+def _as_line(_logger: object, _method: str, text: Any) -> _Line:  # what the renderer made of the event
+    return _Line(text)
 
 
 def set_up(*, stream: TextIO | None = None, log_file: str = "", level: int = logging.INFO) -> None:
@@ -32,24 +58,22 @@ def set_up(*, stream: TextIO | None = None, log_file: str = "", level: int = log
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    renderer: structlog.typing.Processor
+    renderer: structlog.typing.Processor = _as_json
     if out.isatty() and not log_file:
         renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    else:
-        renderer = structlog.processors.JSONRenderer()
     # A traceback is made a text before secrets are looked for: an error's message may hold one.
-    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, mask_secrets]
+    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, mask_secrets, renderer]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *last, _as_line],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
     handler: logging.Handler = LogFile(log_file) if log_file else logging.StreamHandler(out)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _Formatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     root = logging.getLogger()

@@ -55,7 +55,7 @@ LAST_UPLOADED = _gauge("last_run_uploaded_bytes", "source", "Bytes of packs that
 SOURCE_INFO = _gauge("source_info", "source policy owner executor site", "1 for each configured source")
 SOURCE_LABEL = _gauge("source_label", "source label value", "1 for each label of each configured source")
 RPO = _gauge("source_rpo_seconds", "source", "The RPO target of a source's policy; absent where it has none")
-RUNNING = _gauge("source_running", "source", "1 while a backup of the source is claimed or running, else 0")
+RUNNING = _gauge("source_running", "source", "1 while a backup of the source is claimed, running or waiting, else 0")
 GOOD_START = _gauge(
     "last_good_snapshot_start_timestamp_seconds",
     "source site",
@@ -105,6 +105,13 @@ LEDGER_CLIENTS_LIMIT = _gauge("ledger_clients_limit", "", "Redis's maxclients")
 READ_SECONDS = _gauge("exporter_read_duration_seconds", "", "How long this scrape's reading of the ledger took")
 READ_TIME = _gauge("exporter_last_read_timestamp_seconds", "", "When the ledger was last read in full")
 CONFIG_OK = _gauge("exporter_config_valid", "", "1 where the configuration in force is what its files say, else 0")
+INVENTORY_OK = _gauge(
+    "inventory_usable",
+    "",
+    "1 where the inventory's last answer is in force, else 0; absent where there is no inventory",
+)
+INVENTORY_TIME = _gauge("inventory_answered_timestamp_seconds", "", "When the answer in force was last given")
+SOURCES_GONE = _gauge("inventory_gone_sources", "", "Sources that left the inventory and were not dropped")
 BUILD = _gauge("build_info", "version", "1, with the version of Holdfast")
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -69,8 +69,8 @@ def state(bench: Bench) -> dict[str, set[str]]:
 
 
 def ways(operation: str) -> tuple[str, ...]:
-    """The moments of an operation: a delete has no middle."""
-    return ("before", "after") if operation.startswith("delete") else ("before", "half", "after")
+    """The moments of an operation: a delete has no middle, and half of what is put is nobody's."""
+    return ("before", "after") if operation.startswith("delete") else ("half", "after")
 
 
 def hold_to_truth_4(bench: Bench, zygote: Zygote, start: Bench) -> None:
@@ -87,8 +87,9 @@ def hold_to_truth_4(bench: Bench, zygote: Zygote, start: Bench) -> None:
             assert state(bench) == now
 
 
-def test_a_forget_killed_at_each_operation(start: Bench) -> None:
+def test_a_forget_killed_at_each_operation(start: Bench, pytestconfig: pytest.Config) -> None:
     """From the first read to the lock that is given back."""
+    every = pytestconfig.getoption("--kill-points") == "all"
     with Zygote() as zygote:
         with scratch(start) as bench:
             trap = bench.trap(slow=0)
@@ -98,7 +99,7 @@ def test_a_forget_killed_at_each_operation(start: Bench) -> None:
             wanted = state(bench)
             bench.check()
         points = [(WRITES, at, when) for at, name in enumerate(writes, 1) for when in ways(name)]
-        points += [(READS, at, "before") for at in range(1, len(reads) + 1)]
+        points += [(READS, at, "before") for at in range(1, len(reads) + 1, 1 if every else 4)]
         killed: Counter[str] = Counter()
         for kind, at, when in points:
             with scratch(start) as bench:
@@ -133,3 +134,41 @@ def test_a_slot_that_was_forgotten_is_not_backed_up_again(start: Bench) -> None:
         assert zygote.run("forget", spec(bench), trap=trap, set_=QUICK).killed
         assert {find_commit(bench.open(), run_of(day)).state for day in (1, 3, 4)} <= {State.FORGOTTEN, State.NONE}
         hold_to_truth_4(bench, zygote, start)
+
+
+def test_tombstones_that_have_served_go_last(start: Bench) -> None:
+    """Killed at each write: a commit whose snapshot is gone never stands without its tombstone."""
+    with Zygote() as zygote, scratch(start) as ready:
+        repo = ready.open()
+        (name,) = {one.id for one in repo.snapshots() if one.tag("run") == run_of(1)}
+        sealed = repo.store.get(f"holdfast/commits/{run_of(1)}")
+        assert zygote.run("forget", spec(ready), set_=QUICK).error == ""
+        repo.store.put(f"holdfast/commits/{run_of(1)}", sealed)  # as one that was killed before its last step leaves it
+        given = {**spec(ready), "others": [], "tombstones": 0.0}
+        with scratch(ready) as bench:
+            trap = bench.trap(slow=0)
+            ended = zygote.run("forget", {**given, **where(bench)}, trap=trap, set_=QUICK)
+            assert (ended.error, ended.result["finished"], ended.result["cleared"]) == ("", 1, 3)
+            writes, wanted = operations(trap.record, WRITES), state(bench)
+        assert wanted["holdfast/forgotten"] == state(ready)["holdfast/forgotten"] - killed_days(start)
+        for at, operation in enumerate(writes, 1):
+            for when in ways(operation):
+                with scratch(ready) as bench:
+                    trap = bench.trap(slow=0, kind=WRITES, at=at, when=when)
+                    assert zygote.run("forget", {**given, **where(bench)}, trap=trap, set_=QUICK).killed
+                    assert find_commit(bench.open(), run_of(1)).state in {State.FORGOTTEN, State.NONE}
+                    assert name not in state(bench)["snapshots"]
+                    shutil.rmtree(os.path.join(bench.path, "locks"))
+                    assert zygote.run("forget", {**given, **where(bench)}, set_=QUICK).error == ""
+                    assert state(bench) == wanted, (operation, when)
+                    bench.check()
+
+
+def where(bench: Bench) -> dict[str, Any]:
+    """What of a spec says where the bench is."""
+    return {key: value for key, value in spec(bench).items() if key in {"site", "cache_dir"}}
+
+
+def killed_days(start: Bench) -> set[str]:
+    """The snapshots that the forget forgets."""
+    return {one.id for one in start.open().snapshots() if one.tag("run") in {run_of(day) for day in (1, 3, 4)}}

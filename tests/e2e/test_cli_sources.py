@@ -50,7 +50,7 @@ def test_programs_get_all_of_it(config: str) -> None:
     _, out, _ = call("sources", "-c", config, "--json")
     assert json.loads(out)["sources"][1] == {
         "id": "db/orders", "host": None, "pool": "dbs", "policy": "daily", "repository": "shared", "labels": {},
-        "owner": "payments", "rests": None,
+        "owner": "payments", "rests": None, "gone": None,
     }  # fmt: skip
 
 

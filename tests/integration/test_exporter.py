@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric as KnownFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from scheduler.exporter import FleetCollector, address
+from scheduler.exposition import Family, page
 from scheduler.tick import tick
+from shared.config import asking
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError
 from shared.ledger.connect import connect
@@ -52,6 +55,17 @@ class Scraper:
         return found
 
 
+class Seen:
+    """What a scrape found, for prometheus_client."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[KnownFamily]:
+        """All of it."""
+        return (family.known() for family in self._families)
+
+
 @pytest.fixture
 def redis(tmp_path: os.PathLike[str]) -> Iterator[tuple[Ledger, ValkeyServer]]:
     """A ledger of its own."""
@@ -77,6 +91,24 @@ def ended(
     result = {"site": "a", "bytes_read": 7, "bytes_added": 5, "bytes_stored": 3}
     ledger.finish(lease, state, result=result, exit_code=exit_code, error="broken" if exit_code else "")
     return run
+
+
+def test_how_the_asking_of_the_inventory_goes(small: SmallFleet, tmp_path: Path) -> None:
+    """Whether its last answer is in force, from when that is, and how many sources have left it."""
+    answer = tmp_path / "answer"
+    answer.write_text("sources: {i1: {paths: /srv}, i2: {paths: /srv}}")
+    small.change("exporter:", f"inventory: {{command: [cat, {answer}]}}\nexporter:")
+    asking.ask(small.path)
+    answer.write_text("sources: {i2: {paths: /srv}}")
+    asking.ask(small.path)
+    before = Scraper(small.path).scrape()
+    answer.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        asking.ask(small.path)
+    found = Scraper(small.path).scrape()
+    names = ("holdfast_inventory_usable", "holdfast_inventory_gone_sources")
+    assert [one[name][()] for one in (before, found) for name in names] == [1, 1, 0, 1]
+    assert time.time() - 60 < found["holdfast_inventory_answered_timestamp_seconds"][()] <= time.time()
 
 
 def test_what_is_served_is_what_the_table_says(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
@@ -135,6 +167,43 @@ def test_more_runs_than_one_reading_takes_are_followed(redis: tuple[Ledger, Valk
     assert exporter.scrape()["holdfast_last_run_end_timestamp_seconds"] == {
         ("web1", "backup-full", "succeeded"): pytest.approx(last.ended)
     }
+
+
+def test_many_realms_are_followed_at_once(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """Each back to the run of it that was seen last, however many have ended there since."""
+    ledger, _ = redis
+    since = {"h1": 1, "h2": 4, "h3": 5, "h4": 60, "h5": 0}
+    for host in since:
+        small.add_source(host, host=host)
+        ended(ledger.realm(host), RunState.FAILED, run=a_run(host), exit_code=32)
+    exporter = Scraper(small.path)
+    exporter.scrape()
+    last = {}
+    for host, count in since.items():
+        realm = ledger.realm(host)
+        for _ in range(count):
+            run = realm.get(ended(realm, run=a_run(host)).id)
+            assert run is not None
+            last[host, "backup-full", "succeeded"] = pytest.approx(run.ended)
+    found = exporter.scrape()["holdfast_last_run_end_timestamp_seconds"]
+    assert {labels: at for labels, at in found.items() if labels[0] != "h5"} == last
+    assert [labels for labels in found if labels[0] == "h5"] == [("h5", "backup-full", "failed")]
+
+
+def test_a_page_of_a_fleet_is_what_prometheus_client_writes(
+    redis: tuple[Ledger, ValkeyServer], small: SmallFleet
+) -> None:
+    """To the byte, and again where what the configuration says was kept from the scrape before."""
+    ledger, _ = redis
+    ended(ledger)
+    small.add_source("web2", host="web2")
+    ledger.realm("web2").open(a_run("web2"))
+    collector = FleetCollector(FleetWatch(small.path))
+    for _ in range(2):
+        families = collector.scrape()
+        registry = CollectorRegistry()
+        registry.register(Seen(families))
+        assert page(families, openmetrics=False) == generate_latest(registry)
 
 
 def test_a_new_exporter_knows_the_past(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
@@ -324,6 +393,23 @@ def test_a_key_of_another_type_stops_neither_exporter_nor_tick(
     assert "web1" in {run.source for run in ticked.opened}
     ended(ledger)
     assert ("web1", "a") in exporter.scrape()["holdfast_last_good_snapshot_start_timestamp_seconds"]
+
+
+def test_bytes_that_are_no_text_stop_neither_exporter_nor_tick(
+    redis: tuple[Ledger, ValkeyServer], small: SmallFleet
+) -> None:
+    """The same of what is of the right type and no UTF-8: in a list, a hash, a run."""
+    ledger, _ = redis
+    small.add_source("bad", host="bad")
+    realm = ledger.realm("bad")
+    run = a_run("bad")
+    realm.open(run)
+    ledger.client.hset(realm.keys.run(run.id), "queue", b"\xff")
+    ledger.client.lpush(realm.keys.recent, b"\xff\xfe")
+    ledger.client.hset(realm.keys.evidence("bad"), "a|last", b"\xff")
+    assert Scraper(small.path).scrape()["holdfast_ledger_up"] == {(): 1}
+    ticked = tick(small.fleet, ledger, lambda _: None, lambda *_: None, datetime.now(UTC))
+    assert [run.source for run in ticked.opened] == ["web1"]
 
 
 def test_redis_is_told_to_keep_or_not(tmp_path: os.PathLike[str]) -> None:

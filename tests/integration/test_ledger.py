@@ -52,6 +52,8 @@ def in_state(ledger: Ledger, state: str) -> tuple[str, Lease]:
     lease = claimed(ledger, request.id)
     if state == "running":
         ledger.renew(lease)
+    elif state == "waiting":
+        ledger.cut(lease, [a_shard_of(request.id)])
     elif state != "claimed":
         ledger.finish(lease, RunState(state))
         lease = Lease(request.id, "stranger:1", 0.0)
@@ -64,9 +66,15 @@ ACTS: dict[str, Callable[[Ledger, str, Lease], str]] = {
     "start": lambda ledger, _, lease: ledger.renew(lease)[0].value,
     "renew": lambda ledger, run_id, lease: ledger.renew(lease, running=state_of(ledger, run_id) == "running")[0].value,
     "release": lambda ledger, _, lease: ledger.release(lease).value,
+    "cut": lambda ledger, run_id, lease: ledger.cut(lease, [a_shard_of(run_id)]).value,
     "finish": lambda ledger, _, lease: ledger.finish(lease, RunState.SUCCEEDED).value,
     "cancel": lambda ledger, run_id, _: ledger.cancel(run_id, "anna").value,
 }
+
+
+def a_shard_of(run_id: str) -> model.RunRequest:
+    """The only shard of a run."""
+    return model.RunRequest(model.shard_run_id(run_id, "plan", 0), RunKind.SHARD, "web1", queue="backup", parent=run_id)
 
 
 def a_run_of(run_id: str) -> model.RunRequest:
@@ -90,7 +98,7 @@ def test_each_transition_is_as_it_is_drawn(ledger: Ledger, state: str, act: str,
         assert (answer, after) == ("waits", "failed")
     else:
         assert after == drawn
-        assert answer in {"opened", "claimed", "renewed", "released", "cancelled"}
+        assert answer in {"opened", "claimed", "renewed", "released", "cut", "cancelled"}
 
 
 def test_a_run_is_claimed_once(ledger: Ledger) -> None:

@@ -16,13 +16,14 @@ import pytest
 from celery import Celery
 
 from shared.config.watch import FleetWatch
+from shared.ledger.errors import LedgerAway
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Run, RunKind, RunRequest, RunState, Word, new_run_id
 from shared.messaging.app import make_app
-from shared.messaging.bell import ring
+from shared.messaging.bell import ring, rung
 from shared.messaging.client import open_and_ring
 from shared.messaging.gate import cleaned
-from shared.messaging.names import BACKUP, TASK_RUN
+from shared.messaging.names import BACKUP, TASK_RUN, redis_list
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
 from workers.context import WorkerContext
@@ -194,6 +195,26 @@ def failed(scene: Scene, context: WorkerContext, ledger: Ledger, source: str, **
     assert run is not None
     assert run.state is RunState.FAILED
     return run
+
+
+def test_what_an_agent_makes_of_its_queue_keeps_nobody_else_from_hearing(scene: Scene) -> None:
+    """Many rings share a script: one of them that falls on no list is lost, and the others are not."""
+    client, bent, straight = scene.ledger.client, "host.bent", "host.straight"
+    client.set(redis_list(bent), "no list")
+    ids = [new_run_id() for _ in range(1234)]
+    assert ring(client, [(run_id, queue) for run_id in ids for queue in (bent, straight)]) == 2 * len(ids)
+    assert [rung(raw) for raw in reversed(client.lrange(redis_list(straight), 0, -1))] == ids
+    assert client.get(redis_list(bent)) == "no list"
+
+
+def test_a_redis_that_is_full_hears_no_ring(scene: Scene) -> None:
+    """It is said to be away: the tick stops there, and the next one does what this one left."""
+    scene.ledger.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(LedgerAway):
+            ring(scene.ledger.client, [(new_run_id(), BACKUP)])
+    finally:
+        scene.ledger.client.config_set("maxmemory", 0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,7 +12,7 @@ from structlog.testing import capture_logs
 from scheduler.__main__ import Ticker
 from shared.config.watch import FleetWatch
 from tests.support.fleets import SmallFleet
-from tests.support.ledgers import own_ledger
+from tests.support.ledgers import own_ledger, until
 
 
 @pytest.fixture
@@ -46,6 +47,18 @@ def test_a_new_source_is_due_at_the_second_tick_after_it_came(small: SmallFleet)
     assert bell.rings(4) == 0
     small.change("pahts", "paths")
     assert bell.rings(2) == 1
+
+
+def test_a_new_source_of_the_inventory_is_due_once_it_is_named(small: SmallFleet, tmp_path: Path) -> None:
+    """The scheduler asks beside its ticks; one that left is due no more, though it was never backed up."""
+    answer = tmp_path / "answer"
+    answer.write_text("sources: {i1: {paths: /srv}}")
+    small.change("exporter:", f"inventory: {{command: [cat, {answer}], every: 1s}}\nexporter:")
+    bell = Bell(small)
+    assert bell.rings() == 2  # web1 and i1
+    answer.write_text("sources: {i2: {paths: /srv}, i3: {paths: /srv}}")
+    until(lambda: bell.rings() == 2)
+    assert {name for name, one in bell.ticker._watch.fleet.sources.items() if one.left} == {"i1"}
 
 
 def test_a_source_that_is_gone_is_due_no_more(small: SmallFleet) -> None:

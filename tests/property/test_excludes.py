@@ -67,7 +67,6 @@ def by_us(root: Path, patterns: list[str]) -> set[str]:
 
 @settings(
     max_examples=150,
-    deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -62,7 +62,6 @@ def test_no_row_of_steps_doubles_or_loses_a_run(ledger: Ledger) -> None:
         settings=settings(
             max_examples=200,
             stateful_step_count=50,
-            deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),

@@ -15,7 +15,7 @@ PARTS = st.lists(st.tuples(st.sampled_from([b"\0", b"x", b"\0x"]), st.integers(1
 
 
 @given(parts=PARTS, cuts=st.lists(st.integers(1, 8 * BLOCK), max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_written_in_any_pieces(parts: list[tuple[bytes, int]], cuts: list[int]) -> None:
     """A file written in pieces that are cut anywhere reads as its content; zeros alone take no room."""
     content = b"".join((unit * size)[:size] for unit, size in parts)
@@ -31,7 +31,7 @@ def test_written_in_any_pieces(parts: list[tuple[bytes, int]], cuts: list[int]) 
 
 
 @given(parts=PARTS, offset=st.integers(0, 2 * BLOCK), kind=st.sampled_from([bytes, memoryview]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_only_zeros_are_left_out(parts: list[tuple[bytes, int]], offset: int, kind: type[bytes | memoryview]) -> None:
     """The segments ascend, do not overlap, and what lies between them is zeros."""
     content = b"".join((unit * size)[:size] for unit, size in parts)

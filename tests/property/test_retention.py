@@ -89,7 +89,7 @@ def kept_by_restic(shop: Shop, seconds: list[int], rules: Rules, zone: str) -> s
 def test_of_complete_snapshots_stock_restic_keeps_the_same(shop: Shop, zone: str) -> None:
     """For every set of rules, in the time zone in which the snapshots were made."""
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(times(), RULES.filter(lambda rules: not rules.keeps_nothing))
     def same(seconds: list[int], rules: Rules) -> None:
         here = ZoneInfo(zone)

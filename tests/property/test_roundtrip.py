@@ -71,7 +71,6 @@ def settle(count: int) -> settings:
     """Few examples, as each is a whole backup; a failure is printed with what repeats it."""
     return settings(
         max_examples=count,
-        deadline=None,
         derandomize="CI" in os.environ,
         print_blob=True,
         phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink would take hundreds of backups

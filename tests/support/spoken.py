@@ -60,7 +60,8 @@ class Speaker:
         path = shop.conf / "holdfast.yaml"
         # One of a host that no worker serves, so that status has something to say.
         more = f"  far:\n    host: nowhere.example\n    paths: [{shop.base}/pool]\n"
-        more += f"  there:\n    pool: dc1\n    owner: it-ops\n    labels: {{tier: 1}}\n    paths: [{shop.base}/pool]\n"
+        more += "  there:\n    pool: dc1\n    owner: it-ops\n    labels: {tier: 1}\n"
+        more += f"    paths: [{shop.base}/pool]\n    shards: 2\n"
         path.write_text(path.read_text().rstrip("\n") + "\n" + more)
 
     def configuration(self) -> None:
@@ -80,6 +81,25 @@ class Speaker:
         wrong.write_text(right.replace("paths:", "path:"))
         self.ask("config check", "config", "check", code=10)
         wrong.write_text(right)
+        self.inventory(wrong)
+
+    def inventory(self, config: Path) -> None:
+        """Sources from a command; what was doubted, what left, what was dropped."""
+        right, script = config.read_text(), self.shop.base / "ask.sh"
+        config.write_text(right + f"inventory: {{command: [sh, {script}], max_loss: 0}}\n")
+        script.write_text("echo 'sources: {i1: {paths: /srv}, i2: {paths: /srv}}'")
+        self.ask("sources refresh", "sources", "refresh")
+        script.write_text("echo 'sources: {}'")
+        self.ask("error", "sources", "refresh", code=10)
+        self.ask("sources", "sources")
+        script.write_text("echo 'sources: {i2: {paths: /srv}}'")
+        self.ask("sources refresh", "sources", "refresh", "--dry-run")
+        self.ask("sources refresh", "sources", "refresh", "--accept")
+        self.ask("sources", "sources")
+        self.ask("config show", "config", "show")
+        self.ask("sources drop", "sources", "drop", "i1")
+        self.ask("sources rename", "sources", "rename", "far", "further", "--dry-run")
+        config.write_text(right)
 
     def by_itself(self) -> None:
         """What needs a site alone."""
@@ -189,6 +209,7 @@ class Speaker:
             ask("prune", "prune", "data")
             ask("runs list", "runs", "list")
             ask("runs show", "runs", "show", run)
+            ask("runs show", "runs", "show", self.in_shards())
             waiting = ask("runs cancel", "runs", "cancel", run)["run"]
             assert waiting == run
             ask("runs retry", "runs", "retry", run)
@@ -201,6 +222,12 @@ class Speaker:
         finally:
             ask("down", "down")
         ask("down", "down")
+
+    def in_shards(self) -> str:
+        """The id of a run that was cut and is over."""
+        run = str(self.ask("backup without --follow", "backup", "there")["run"])
+        self.ask("runs follow", "runs", "follow", run)
+        return run
 
     def status(self) -> None:
         """How the fleet stands, whatever it is: the exit code tells, and the JSON has it, too."""

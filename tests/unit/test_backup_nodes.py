@@ -39,7 +39,7 @@ stats = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     names,
     stats,

@@ -118,3 +118,27 @@ def test_what_is_wrong_with_a_preset_is_told(own: Path, text: str, reason: str) 
     (own / "presets/ours.yaml").write_text(text)
     said = wrong(own, "{preset: ours, options: {name: x}}")
     assert (reason in said, "presets/ours.yaml" in said) == (True, True), said
+
+
+def test_a_scratch_server_is_the_presets_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Not otherwise; and what the source says itself counts before that."""
+    asked = source(tmp_path, "{preset: sqlite, options: {path: /db}, scratch: {timeout: 5m, fill: [cat]}}").scratch
+    assert asked is not None
+    assert (asked.fill, asked.timeout, (asked.check or ("",))[0]) == (("cat",), 300.0, "python3")
+    assert source(tmp_path, "{preset: sqlite, options: {path: /db}}").scratch is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{command: [x], scratch: {}}", "scratch.fill: is missing"),
+        ("{paths: /srv, scratch: {fill: [x]}}", "has scratch and paths: only what a program prints goes into a server"),
+        ("{command: [x], scratch: {fill: [x], ready: [y]}}", "has ready and no serve that could be"),
+        ('{command: [x], scratch: {fill: [sh, -c, "gunzip | psql"]}}', "scratch.fill: a shell's pipe ends well"),
+    ],
+)
+def test_a_scratch_server_that_can_not_be_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    """With the key."""
+    with pytest.raises(ConfigInvalid) as raised:
+        source(tmp_path, text)
+    assert reason in str(raised.value)

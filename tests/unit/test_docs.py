@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from cli.effective import size
 from cli.main import holdfast
-from shared.config import limits, models, preset, scheduling
+from shared.config import around, inventory, limits, models, preset, scheduling
 from shared.config.loader import load_text
 from shared.config.programs import KEPT
 from shared.config.secrets import Secret
@@ -335,6 +335,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "The file itself": models.FleetFile,
     "`defaults`": models.Defaults,
     "`exporter`": models.Exporter,
+    "`inventory`": inventory.Inventory,
     "`limits`": limits.Limits,
     "`scheduling`": scheduling.Scheduling,
     "A rate by the hour": limits.Bandwidth,
@@ -348,8 +349,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`policies.<name>.retention`": models.Retention,
     "`policies.<name>.retention.sites.<site>`": models.Keep,
     "`sources.<id>`": models.Source,
-    "`sources.<id>.hooks`": models.Hooks,
-    "`restore_into.<name>`": models.Into,
+    "`sources.<id>.hooks`": around.Hooks,
+    "`sources.<id>.scratch`": around.Scratch,
+    "`restore_into.<name>`": around.Into,
     "Secrets": Secret,
 }
 
@@ -442,7 +444,9 @@ def test_the_variables_of_programs_are_documented() -> None:
     assert kept is not None
     assert codes(kept.group(1)) == list(KEPT)
     told = [codes(row[0])[0] for row in table(DATABASES, "variable", "what")]
-    spec = SimpleNamespace(source="s", kind="full", hooks=None, state_dir="/s", cache_dir="", repository="r")
+    spec = SimpleNamespace(
+        source="s", kind="full", hooks=None, state_dir="/s", cache_dir="", repository="r", tagged="s"
+    )
     assert told == list(Hooks(spec)._variables("r", ""))  # type: ignore[arg-type] # of a spec it needs no more
 
 

@@ -85,7 +85,7 @@ def kind_of(content: int) -> BlobType:
     return BlobType.TREE if content % 4 == 0 else BlobType.DATA
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(packs, st.sets(st.integers(0, 30)), st.integers(0, 100), st.booleans())
 def test_nothing_that_is_used_leaves(
     made: list[tuple[list[int], int, str]], wanted: set[int], max_unused: int, small: bool

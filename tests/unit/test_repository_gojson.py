@@ -82,7 +82,7 @@ def test_printable_is_what_unicode_15_says() -> None:
     assert (is_printable("\U0001fae8"), is_printable("\U0001fae9")) == (True, False)  # of 15.0, of 16.0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=40), st.text(max_size=20).map(lambda text: text.encode())))
 @example(b"\\x41")
 @example(b"\\")
@@ -146,7 +146,7 @@ def test_times_beyond_what_json_can_say_are_clamped(ns: int, text: str) -> None:
     assert time_string(ns) == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(YEAR_0, YEAR_10000 - 1))
 def test_any_time_survives(ns: int) -> None:
     """To the nanosecond."""

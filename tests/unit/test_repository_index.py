@@ -30,7 +30,7 @@ sizes = st.integers(0, (1 << 32) - 1)
 blobs = st.builds(Blob, ids, st.sampled_from(BlobType), sizes, st.integers(32, (1 << 32) - 1), sizes)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(ids, st.lists(blobs, max_size=4)), max_size=4))
 def test_what_is_listed_is_read(packs: list[tuple[bytes, list[Blob]]]) -> None:
     """Any packs survive."""

@@ -83,7 +83,7 @@ def test_a_pack_reads_back() -> None:
     assert (pack_size(blobs), [plaintext_length(blob) for blob in blobs]) == (len(pack), [3, 6000, 5])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.binary(max_size=3000), min_size=1, max_size=8), st.sampled_from([1, 100, 1 << 20]))
 def test_any_blobs_make_a_pack(contents: list[bytes], target: int) -> None:
     """Whatever the sizes."""
@@ -153,7 +153,7 @@ def test_a_header_that_does_not_fit_is_refused(header: bytes, message: str) -> N
         decode_header(header, 114)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.integers(0, 300))
 def test_no_header_crashes_the_parser(header: bytes, total: int) -> None:
     """Any bytes are a list of blobs that fill the pack, or Damaged."""

@@ -238,7 +238,7 @@ nodes = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(nodes, max_size=4, unique_by=lambda made: made.name))
 def test_any_tree_reads_back(listed: list[Node]) -> None:
     """Every field of every type, with any name, target and number."""

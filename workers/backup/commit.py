@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -112,9 +113,15 @@ def is_whole(repo: Repository, snapshot: Snapshot, index: IndexCache, look_after
     between two steps. `look_after` is called with each tree.
     """
     index.refresh()  # the winner's own index files may be newer than what we have read
-    absent = absent_packs(repo.store, index.packs(), look_after)
-    seen = {snapshot.tree}
-    pending = [snapshot.tree]
+    return is_stored(repo, snapshot.tree, index, absent_packs(repo.store, index.packs(), look_after), look_after)
+
+
+def is_stored(
+    repo: Repository, root: bytes, index: IndexCache, absent: AbstractSet[bytes], look_after: LookAfter
+) -> bool:
+    """Whether a tree and all that it refers to is indexed, in packs that are not `absent`. See `is_whole`."""
+    seen = {root}
+    pending = [root]
     data: set[bytes] = set()
     while pending:
         trees = pending[-_WALK_BATCH:]

@@ -49,7 +49,7 @@ def describe(
         gid=os.getgid(),
         excludes=resolved.selection.excludes,
         tags=make_tags(
-            source=spec.source,
+            source=spec.tagged,
             run=spec.run,
             kind=spec.kind,
             slot=spec.slot,
@@ -91,3 +91,18 @@ def existing_result(spec: BackupSpec, commit: Commit, duration: float) -> Backup
         superseded=commit.state is State.FORGOTTEN,
         duration=duration,
     )
+
+
+def fill_in(result: BackupResult, counts: Counts) -> None:
+    """Tell what a pass has met."""
+    result.problems = counts.listed
+    result.unreadable = counts.problems
+    result.complete = not counts.problems
+    result.files_new = counts.files_new
+    result.files_changed = counts.files_changed
+    result.files_unmodified = counts.files_unmodified
+    result.files_gone = counts.files_gone
+    result.dirs = counts.dirs
+    result.bytes_processed = counts.bytes_processed
+    result.bytes_read = counts.bytes_read
+    result.bytes_added = counts.bytes_added

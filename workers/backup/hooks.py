@@ -40,7 +40,7 @@ class Hooks:
         self._hooks = spec.hooks
         self._file = -1
         folder = os.path.join(spec.state_dir or spec.cache_dir, "hooks")
-        self._path = os.path.join(folder, cache_name(spec.repository, spec.source))
+        self._path = os.path.join(folder, cache_name(spec.repository, spec.tagged))
 
     def begin(self) -> None:
         """Take the note, and undo what a run that was killed has left. Raises HookFailed, BackupError."""

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from shared.errors import BackupError, Interrupted
 from shared.repository.absent import absent_packs, marked_packs
@@ -33,7 +33,7 @@ from workers.backup.engine.known import Known
 from workers.backup.engine.own import leave_out
 from workers.backup.engine.packer import Packer, Uploader
 from workers.backup.engine.treecache import NO_REF, Head, Ref, TreeReader, TreeWriter, forget_head, load_head
-from workers.backup.finish import check_tags, describe, existing_result
+from workers.backup.finish import check_tags, describe, existing_result, fill_in
 from workers.backup.hooks import Hooks
 from workers.backup.journal import Journal
 from workers.backup.mounts import make_mounts_private
@@ -48,11 +48,13 @@ PASSES = 4  # scans of one run, where the index or the cache changed under it
 PROGRESS = 0.5  # seconds between progress events
 
 
-def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
+def run_backup(spec: BackupSpec, on_event: OnEvent, steps: type[BackupRun] | None = None) -> BackupResult:
     """Back up one source to one site. To be called in a process with one thread, as helpers are forked.
 
-    `on_event` gets {"event": "progress" | "packed" | "phase" | "note", ...}. Raises HoldfastError's tree.
+    `on_event` gets {"event": "progress" | "packed" | "phase" | "note", ...}. `steps`: in place of those of a backup
+    in one piece. Raises HoldfastError's tree.
     """
+    steps = steps or BackupRun
     check_tags(spec.labels)
     resolved = _resolve(spec)
     spec.selection = resolved.selection
@@ -66,8 +68,9 @@ def run_backup(spec: BackupSpec, on_event: OnEvent) -> BackupResult:
         make_mounts_private(spec.source)  # before helpers are forked: they share them
     with stop_signals() as stopping:
         # A stream is read by one helper, whose threads take the cores.
-        pool = HelperPool(1 if spec.stream else _cores(spec), lambda channel: Helper(channel, spec).run())
-        run = _Run(spec, resolved, pool, on_event, stopping)
+        count = steps.helpers if steps.helpers is not None else 1 if spec.stream else _cores(spec)
+        pool = HelperPool(count, lambda channel: Helper(channel, spec).run())
+        run = steps(spec, resolved, pool, on_event, stopping)
         try:
             result = run.run()
         except BrokenPipeError:
@@ -95,8 +98,10 @@ def _cores(spec: BackupSpec) -> int:
     return spec.helpers or len(os.sched_getaffinity(0))
 
 
-class _Run:
-    """The steps of one run, with what they share."""
+class BackupRun:
+    """The steps of one run, with what they share. `shards.run` has others."""
+
+    helpers: ClassVar[int | None] = None  # None: one per core
 
     def __init__(
         self,
@@ -121,12 +126,13 @@ class _Run:
         self.hooks = Hooks(spec)
 
     def run(self) -> BackupResult:
+        """All of it. Raises HoldfastError's tree."""
         spec = self._spec
         self.hooks.begin()
         repo = self._repo = self._open()
         repo.require_writable()
         self._journal = Journal(spec.cache_dir, repo.restic_id, spec.site.id, spec.run)
-        found = commits.find_commit(repo, spec.run)
+        found = self._find()
         if found.state in (commits.State.DONE, commits.State.FORGOTTEN):
             self._journal.remove()
             return existing_result(spec, found, time.monotonic() - self._started)
@@ -145,6 +151,10 @@ class _Run:
         finally:
             self._known.end()
             self._lock.release()
+
+    def _find(self) -> commits.Commit:
+        """What an earlier attempt has committed."""
+        return commits.find_commit(self._repo, self._spec.run)
 
     def _open(self) -> Repository:
         spec = self._spec
@@ -186,24 +196,30 @@ class _Run:
         return self._known.load_index(name)
 
     def _back_up(self) -> BackupResult:
-        spec, repo = self._spec, self._repo
-        parent = sources.find_parent(
-            repo,
-            spec.source,
-            self._resolved.paths,
-            lambda _, error: self._warnings.append(str(error)),
-            self._look_after,
-        )
+        parent = self._parent()
         if parent is None:
-            spec.kind = "full"  # it reads every byte: so let it trust nothing else either, and count as one
+            self._spec.kind = "full"  # it reads every byte: so let it trust nothing else either, and count as one
         with self.hooks.around(self._look_after, self._pool.close) as results:
             results.append(self._passes(parent))
         return results[0]
 
+    def _parent(self) -> Snapshot | None:
+        return sources.find_parent(
+            self._repo,
+            self._spec.tagged,
+            self._resolved.paths,
+            lambda _, error: self._warnings.append(str(error)),
+            self._look_after,
+        )
+
+    def _trees_folder(self) -> str:
+        """Where the trees of the source's last snapshot are kept on this machine."""
+        name = sources.cache_name(self._repo.restic_id, self._spec.site.id, self._spec.tagged)
+        return os.path.join(self._spec.cache_dir, "trees", name)
+
     def _passes(self, parent: Snapshot | None) -> BackupResult:
         """Scan and commit; again where something that was taken as stored is not."""
-        spec, repo = self._spec, self._repo
-        folder = os.path.join(spec.cache_dir, "trees", sources.cache_name(repo.restic_id, spec.site.id, spec.source))
+        spec, folder = self._spec, self._trees_folder()
         for _ in range(PASSES):
             head = load_head(folder)
             if head is not None and (parent is None or head.snapshot != parent.id):
@@ -305,33 +321,34 @@ class _Run:
     def _commit(
         self, counts: Counts, root: tuple[bytes, Ref], parent: Snapshot | None, writer: TreeWriter
     ) -> BackupResult:
+        result = self._put(counts, root[0], parent, began=self._began)
+        if result.existed:
+            writer.discard()
+            return result
+        with suppress(OSError):  # the snapshot stands: without the cache the next scan is only slower
+            writer.publish(result.snapshot, root[1], self._known.index.index_ids)
+        return result
+
+    def _put(self, counts: Counts, tree: bytes, parent: Snapshot | None, *, began: int) -> BackupResult:
+        """Commit a tree, all of which is stored. `began` by the source's clock, in nanoseconds."""
         spec, repo = self._spec, self._repo
         snapshot, json = describe(
-            spec, self._resolved, counts, root[0], parent, began=self._began, now=int(repo.store.clock() * 1e9)
+            spec, self._resolved, counts, tree, parent, began=began, now=int(repo.store.clock() * 1e9)
         )
         stands = commits.put_snapshot(repo, spec.run, json, self._known.index, self._lock, self._look_after)
         result = existing_result(spec, stands, time.monotonic() - self._started)
         result.existed = stands.snapshot is None or stands.snapshot.tree != snapshot.tree
         self._journal.remove()
         if result.existed:
-            writer.discard()
             return result
-        with suppress(OSError):  # the snapshot stands: without the cache the next scan is only slower
-            writer.publish(stands.id, root[1], self._known.index.index_ids)
         result.parent = parent.id if parent else ""
         result.time = time_string(snapshot.time)
-        result.problems = counts.listed
+        return self._said(result, counts)
+
+    def _said(self, result: BackupResult, counts: Counts) -> BackupResult:
+        """The result with what was met."""
         result.warnings = self._warnings
-        result.unreadable = counts.problems
-        result.complete = not counts.problems
-        result.files_new = counts.files_new
-        result.files_changed = counts.files_changed
-        result.files_unmodified = counts.files_unmodified
-        result.files_gone = counts.files_gone
-        result.dirs = counts.dirs
-        result.bytes_processed = counts.bytes_processed
-        result.bytes_read = counts.bytes_read
-        result.bytes_added = counts.bytes_added
+        fill_in(result, counts)
         result.bytes_stored = self._known.bytes_stored
         result.packs_stored = self._known.packs_stored
         result.packs_resumed = self._resumed

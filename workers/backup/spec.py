@@ -39,6 +39,8 @@ class Selection:
     one_file_system: bool = False
     exclude_larger_than: int = 0  # bytes; 0 is no limit
     own: list[str] = field(default_factory=list)  # places that Holdfast writes to, absolute; a run finds them itself
+    plan: str = ""  # where only one shard of it is read: how it is cut, see `shards.plan`
+    shard: int = 0  # and which one
 
 
 @dataclass(slots=True)
@@ -62,6 +64,23 @@ class HooksSpec:
 
 
 @dataclass(slots=True)
+class ShardsSpec:
+    """What of a run that is cut in shards is to be done now.
+
+    `number` >= 0: that shard of `plan`. Else the run itself: to be cut in `count` where there is no plan, or one that
+    fits no more; to be finished where there is: then `done` are the results of its shards, in their order, None for
+    those that are not done; of these `lost` are over, and are to be done again.
+    """
+
+    run: str  # the run that is cut
+    count: int
+    plan: str = ""
+    number: int = -1
+    done: list[dict[str, Any] | None] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class BackupSpec:
     """One backup of one source to one site."""
 
@@ -72,6 +91,7 @@ class BackupSpec:
     selection: Selection
     stream: StreamSpec | None = None  # in place of the selection's paths, of which there are none
     hooks: HooksSpec | None = None
+    shards: ShardsSpec | None = None
     kind: Kind = "incremental"
     slot: str = ""
     host: str = ""
@@ -86,6 +106,12 @@ class BackupSpec:
     pack_size: int = 16 << 20  # bytes
     helpers: int = 0  # 0: one per core
     limits: EngineLimits = field(default_factory=EngineLimits)
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
+
+    @property
+    def tagged(self) -> str:
+        """What the `hf.source` of its snapshots says."""
+        return self.tag or self.source
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
@@ -99,7 +125,8 @@ class BackupSpec:
         if stream is not None:
             stream = StreamSpec(stream["path"], ProgramSpec(**stream["program"]))
         hooks = HooksSpec(**data["hooks"]) if data.get("hooks") else None
-        parts = {"site": site, "selection": selection, "stream": stream, "hooks": hooks}
+        shards = ShardsSpec(**data["shards"]) if data.get("shards") else None
+        parts = {"site": site, "selection": selection, "stream": stream, "hooks": hooks, "shards": shards}
         return cls(**{**data, **parts, "limits": EngineLimits(**data["limits"])})
 
 
@@ -133,6 +160,7 @@ class BackupResult:
     bytes_stored: int = 0  # bytes of packs uploaded
     packs_stored: int = 0
     packs_resumed: int = 0
+    shards: int = 0  # in how many it was done; 0: in one piece
     duration: float = 0.0
 
     def to_json(self) -> dict[str, Any]:

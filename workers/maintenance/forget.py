@@ -8,10 +8,12 @@
         epoch and lock are looked at again, and from here on before each delete that comes 10 s after the last look
         snapshots/<snapshot>
         holdfast/commits/<run>
+    tombstones of 90 days ago of what no site has any more (`tombstones`)
 
 That order is what a crash leaves a sound state by. With the tombstone alone the snapshot is still there, and the next
 forget decides anew. Without the snapshot, the commit and the tombstone say that its run is superseded: it is not done
-again. With the commit gone nothing is left to do; the tombstone stays, for sites that have the snapshot still.
+again. With the commit gone nothing is left to do; the tombstone stays, for sites that have the snapshot still, and goes
+last of all, when no site has it.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from workers.access import open_repository
 from workers.careful import stop_signals
 from workers.limits import obey
 from workers.maintenance.forget_spec import SHOWN, ForgetReport, ForgetSpec
+from workers.maintenance.tombstones import old_enough, unneeded_elsewhere, unneeded_here
 
 OnEvent = Callable[[dict[str, Any]], None]
 Guard = Callable[[], None]  # raises StaleEpoch
@@ -62,6 +65,8 @@ class Plan:
     taken_back: list[str] = field(default_factory=list)  # tombstones of snapshots that are there and stay
     leftovers: list[str] = field(default_factory=list)  # commits of runs whose snapshot was forgotten
     damaged: list[str] = field(default_factory=list)
+    old: list[str] = field(default_factory=list)  # tombstones that are old enough to go, if nothing needs them
+    now: float = 0.0  # by the store's clock
 
     @property
     def has_work(self) -> bool:
@@ -91,12 +96,14 @@ def make_plan(repo: Repository, spec: ForgetSpec) -> Plan:
     store, plan = repo.store, Plan()
     held = read_holds(repo)
     commits = {info.key.rpartition("/")[2] for info in store.list(COMMITS)}
-    tombstones = {info.key.rpartition("/")[2] for info in store.list(FORGOTTEN)}
+    listed = list(store.list(FORGOTTEN))
+    tombstones = {info.key.rpartition("/")[2] for info in listed}
     for snapshot in repo.snapshots(lambda _, error: plan.damaged.append(str(error))):
         commits.discard(snapshot.tag("run"))
-        if snapshot.source == spec.source:
+        if snapshot.source == spec.tagged:
             plan.snapshots[snapshot.id] = snapshot
-    now = _clock(repo)
+    plan.now = now = _clock(repo)
+    plan.old = old_enough(listed, now, spec.tombstones)
     holds = {name: hold.why for name, hold in held.items() if hold.counts(now)}
     points = [Point(one.id, one.time, one.complete) for one in plan.snapshots.values()]
     plan.verdicts = decide(points, spec.rules, holds, now, ZoneInfo(spec.timezone))
@@ -169,7 +176,10 @@ class _Forget:
         spec, report = self._spec, self.report
         plan = make_plan(self._repo, spec)
         report.notes = [f"left alone: {problem}" for problem in plan.damaged]
-        if spec.dry_run or not plan.has_work:
+        alone = unneeded_elsewhere(plan.old, spec.repository, spec.others, report.notes)
+        served = unneeded_here(self._repo, alone, plan.now, spec.tombstones)
+        if spec.dry_run or not (plan.has_work or served):
+            report.cleared = len(served)
             report.kept = len(plan.snapshots) - len(plan.going)
             report.forgotten = len(plan.going)
             report.snapshots = [one.id for one in plan.going[:SHOWN]]
@@ -185,6 +195,10 @@ class _Forget:
             report.finished = len(plan.leftovers)
             for at in range(0, len(plan.going), BATCH):
                 self._batch(plan.going[at : at + BATCH])
+            self._look()
+            served = unneeded_here(self._repo, [name for name in alone if name in plan.old], plan.now, spec.tombstones)
+            self._delete([FORGOTTEN + name for name in served])
+            report.cleared = len(served)
         finally:
             self._lock.release()
         report.kept = len(plan.snapshots) - report.forgotten

@@ -9,6 +9,7 @@ from shared.retention import Rules
 from workers.backup.spec import SiteSpec
 from workers.limits import EngineLimits
 
+TOMBSTONES = 90 * 86400.0  # seconds
 SHOWN = 100  # ids in a report: it lies in the ledger
 
 
@@ -27,8 +28,16 @@ class ForgetSpec:
     dry_run: bool = False
     cache_dir: str = ""
     limits: EngineLimits = field(default_factory=EngineLimits)
+    others: list[SiteSpec] | None = None  # where the repository may be besides; None: that can't be known
+    tombstones: float = TOMBSTONES  # seconds for which they stay
     config: str = ""  # the configuration's path: what says which epoch it is
     epoch: list[Any] = field(default_factory=lambda: [0, ""])  # the one under which it began: number, claimant
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
+
+    @property
+    def tagged(self) -> str:
+        """What the `hf.source` of its snapshots says."""
+        return self.tag or self.source
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
@@ -39,7 +48,8 @@ class ForgetSpec:
         """Read what `to_json` gave. Raises TypeError or KeyError for what is not a spec."""
         rules = Rules(**data["rules"]) if data["rules"] is not None else None
         more = {"site": SiteSpec(**data["site"]), "rules": rules, "limits": EngineLimits(**data["limits"])}
-        return cls(**{**data, **more})
+        others = data["others"]
+        return cls(**{**data, **more, "others": None if others is None else [SiteSpec(**one) for one in others]})
 
 
 @dataclass(slots=True)
@@ -54,6 +64,7 @@ class ForgetReport:
     forgotten: int = 0
     snapshots: list[str] = field(default_factory=list)  # the ids of the first hundred that were forgotten
     finished: int = 0  # commits of snapshots that were forgotten by one that was broken off
+    cleared: int = 0  # tombstones that have served
     notes: list[str] = field(default_factory=list)
     duration: float = 0.0
 

@@ -3,6 +3,8 @@
     what killed tests left is removed -> a scratch folder -> a helper finds the snapshot, walks it, draws files ->
     room? -> an ordinary restore of these into the folder, read again -> their sizes, modes and times -> all removed
 
+Of a source with `scratch` the stream goes into a scratch server in place of a file: `restore_test_server`.
+
 Whatever ends it, nothing of it stays at the site but what a lock leaves, and nothing here but for who is killed.
 """
 
@@ -20,6 +22,7 @@ from workers.crew import Crew
 from workers.helpers import HelperPool
 from workers.limits import obey
 from workers.maintenance import restore_test_draw
+from workers.maintenance.restore_test_server import serve_and_check
 from workers.maintenance.restore_test_spec import RestoreTestReport, RestoreTestSpec
 from workers.maintenance.sample import Candidate
 from workers.maintenance.scratch import require_space, scratch_folder
@@ -42,7 +45,8 @@ def run_restore_test(spec: RestoreTestSpec, on_event: OnEvent) -> RestoreTestRep
     preload(spec.site)
     report = RestoreTestReport(spec.site.id, spec.repository, spec.source, whole=spec.whole, notes=notes)
     try:
-        with scratch_folder(spec.cache_dir, spec.run) as folder:
+        place = spec.scratch.folder if spec.scratch else ""
+        with scratch_folder(place or spec.cache_dir, spec.run) as folder:
             _Test(spec, on_event, report, folder).run()
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted("the restore test was interrupted", hint="Nothing of it is left; run it again") from None
@@ -63,7 +67,10 @@ class _Test:
     def run(self) -> None:
         spec, report = self._spec, self._report
         self._draw()
-        if (spec.whole and report.files_total) or self._drawn:
+        if spec.scratch is not None:
+            require_space(self._folder, report.bytes_total, 1)
+            serve_and_check(spec, report, self._folder, self._on_event)
+        elif (spec.whole and report.files_total) or self._drawn:
             nodes = report.files_total if spec.whole else len(self._drawn)
             require_space(self._folder, self._space if spec.whole else sum(one.space for one in self._drawn), nodes)
             self._take(run_restore(self._restore_spec(), self._on_event))

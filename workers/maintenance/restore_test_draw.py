@@ -117,7 +117,7 @@ class Draw:
         spec = self._spec
         wanted = spec.snapshot if spec.snapshot != "latest" else self._newest(repo, notes).id
         snapshot = choose_snapshot(repo, wanted)  # from the site, and not from a cache
-        if snapshot.source != spec.source:
+        if snapshot.source != spec.tagged:
             raise RestoreError(
                 f"snapshot {snapshot.id[:8]} is not of source {spec.source}, but of {snapshot.source or 'no source'}",
                 hint=f"`holdfast snapshots {spec.source}` lists its own",
@@ -128,7 +128,7 @@ class Draw:
         def unreadable(name: str, error: Damaged) -> None:
             self._unreadable.append((name, str(error.args[0])))
 
-        own = (snapshot for snapshot in repo.snapshots(unreadable) if snapshot.source == self._spec.source)
+        own = (snapshot for snapshot in repo.snapshots(unreadable) if snapshot.source == self._spec.tagged)
         newest = max(own, key=lambda snapshot: (snapshot.complete, snapshot.time), default=None)
         if newest is None:
             raise RestoreError(

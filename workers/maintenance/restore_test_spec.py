@@ -10,6 +10,7 @@ from shared.errors import EXIT_INCOMPLETE, EXIT_OK
 from shared.repository.errors import Damaged
 from workers.backup.spec import SiteSpec
 from workers.limits import EngineLimits
+from workers.maintenance.scratch_server import ScratchSpec
 
 FILES = 100
 SIZE = 1 << 30  # bytes
@@ -35,6 +36,13 @@ class RestoreTestSpec:
     helpers: int = 0  # 0: one per core
     limits: EngineLimits = field(default_factory=EngineLimits)
     state_dir: str = ""
+    scratch: ScratchSpec | None = None  # a stream goes into a server of its own, in place of a file
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
+
+    @property
+    def tagged(self) -> str:
+        """What the `hf.source` of its snapshots says."""
+        return self.tag or self.source
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
@@ -43,7 +51,8 @@ class RestoreTestSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RestoreTestSpec:
         """Read what `to_json` gave. Raises TypeError or KeyError for what is not a spec."""
-        return cls(**{**data, "site": SiteSpec(**data["site"]), "limits": EngineLimits(**data["limits"])})
+        parts = {"site": SiteSpec(**data["site"]), "limits": EngineLimits(**data["limits"])}
+        return cls(**{**data, **parts, "scratch": ScratchSpec.from_json(data["scratch"])})
 
 
 @dataclass(slots=True)
@@ -70,6 +79,8 @@ class RestoreTestReport:
         default_factory=list
     )  # ids of packs that are missing or do not verify, the first hundred
     damaged_snapshots: list[str] = field(default_factory=list)  # ids of those that can't be read, the first hundred
+    server: bool = False  # it went into a scratch server, in place of a file
+    said: str = ""  # what the check of that server said
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -49,6 +49,7 @@ class ProgramSpec:
     env: dict[str, str] = field(default_factory=dict, repr=False)
     timeout: float = 0.0
     secrets: list[str] = field(default_factory=list, repr=False)
+    prefix: list[str] = field(default_factory=list)  # what starts it, if it is not to be as whoever starts that
 
     @property
     def name(self) -> str:
@@ -84,7 +85,16 @@ class Program:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {launch.INPUT_IS_WHOLE})
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(self._in), *spec.argv],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    launch.__file__,
+                    str(os.getpid()),
+                    str(self._in),
+                    *spec.prefix,
+                    *spec.argv,
+                ],
                 stdin=end,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE if writes else subprocess.STDOUT,
@@ -157,6 +167,13 @@ class Program:
             except BrokenPipeError:
                 return False
         return True
+
+    def look(self) -> None:
+        """For one that is to run on: hear what it says. Raises ProgramFailed where it has ended, however it did."""
+        self._hear()
+        self._require_well()
+        if self._code() is not None:
+            raise self._failed(0)
 
     def finish(self, look: Callable[[], None]) -> None:
         """Close its input, and wait for its end. Raises ProgramFailed unless that is exit code 0, and in time."""

@@ -71,7 +71,7 @@ class _Into:
     def run(self) -> IntoResult:
         spec = self._spec
         repo = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
-        snapshot = choose_snapshot(repo, spec.snapshot, source=spec.source, before=spec.before, notes=self._notes)
+        snapshot = choose_snapshot(repo, spec.snapshot, source=spec.tagged, before=spec.before, notes=self._notes)
         path = self._path(snapshot)
         if not spec.dry_run and spec.lock:
             self._lock = begin_lock(repo, self._notes)

@@ -102,7 +102,7 @@ class _Restore:
     def run(self) -> RestoreResult:
         spec, result = self._spec, self.result
         repo = open_repository(spec.site, spec.repository, spec.passwords, cache_dir=spec.cache_dir)
-        snapshot = choose_snapshot(repo, spec.snapshot, source=spec.source, before=spec.before, notes=result.notes)
+        snapshot = choose_snapshot(repo, spec.snapshot, source=spec.tagged, before=spec.before, notes=result.notes)
         result.snapshot, result.source = snapshot.id, snapshot.source
         target = examine(spec, snapshot)
         result.target, result.resumed = shown(os.fsencode(target.path)), target.resumed

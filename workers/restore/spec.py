@@ -27,7 +27,7 @@ class RestoreSpec:
     repository: str
     passwords: list[str] = field(default_factory=list)  # tried in this order
     snapshot: str = "latest"  # an id, the beginning of one, or "latest"
-    source: str = ""  # only snapshots with this hf.source tag; "" is any, those of restic itself too
+    source: str = ""  # only snapshots of this source; "" is any, those of restic itself too
     before: str = ""  # RFC 3339: only snapshots not later than this
     base: str = ""  # a directory of the snapshot whose content goes right into the target
     paths: list[str] = field(default_factory=list)  # absolute, in the snapshot; none is all of it
@@ -45,6 +45,12 @@ class RestoreSpec:
     limits: EngineLimits = field(default_factory=EngineLimits)
     cache_dir: str = ""
     state_dir: str = ""
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
+
+    @property
+    def tagged(self) -> str:
+        """What the `hf.source` of its snapshots says."""
+        return self.tag or self.source
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""

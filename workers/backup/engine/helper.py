@@ -243,9 +243,10 @@ class Helper:
             limit = READ_FILES if only is None else len(names)
             kept = None if only is not None else self._rules.markers(names)
             record = self._parents.record(ref, tree, location) if tree else None
+            record = self._rules.mine_of(path, record)
             found = scan_directory(
                 path,
-                names if kept is None else kept,
+                self._rules.mine(path, names if kept is None else kept),
                 record,
                 trusted_before=lambda dev: self._limits.get(dev, self._default_limit),
                 device_id=self.device_id,
@@ -256,7 +257,7 @@ class Helper:
                 read_at_most=limit,
                 problem=self.problem,
             )
-            if found.same and (ref[0] < 0 or only is not None):
+            if found.same and (ref[0] < 0 or only is not None or self._rules.is_cut(path)):
                 # The coordinator can't look the record up (it came from the repository), or it is but a part.
                 found.same = False
                 found.entries = record.entries if record else []

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 
 from shared.errors import BackupError
+from workers.backup.engine.treecache import Record
+from workers.backup.shards.plan import Plan
 from workers.backup.spec import Selection
 
 CACHE_TAG = b"CACHEDIR.TAG"
@@ -30,6 +32,8 @@ class Filter:
         for place in selection.own:
             above, name = os.path.split(os.fsencode(place))
             self._own.setdefault(above, set()).add(name)
+        self._plan = Plan.parse(selection.plan) if selection.plan else None
+        self._shard = selection.shard
         # Longest first: an entry is matched relative to the source path that it lies in.
         self._roots = sorted((os.fsencode(os.path.abspath(p)) for p in selection.paths), key=len, reverse=True)
 
@@ -48,6 +52,26 @@ class Filter:
             if self._match(path, is_dir(name)):
                 out.add(name)
         return out
+
+    def is_cut(self, directory: bytes) -> bool:
+        """Whether a directory is shared with other shards."""
+        return self._plan is not None and directory in self._plan.cuts
+
+    def mine(self, directory: bytes, names: list[bytes]) -> list[bytes]:
+        """Those of `names` in `directory` that are not another shard's."""
+        plan = self._plan
+        if plan is None or directory not in plan.cuts:
+            return names
+        return [name for name in names if plan.is_mine(self._shard, directory, name)]
+
+    def mine_of(self, directory: bytes, record: Record | None) -> Record | None:
+        """What a directory's record says of the names that are not another shard's."""
+        plan = self._plan
+        if plan is None or record is None or directory not in plan.cuts:
+            return record
+        subs = [sub for sub in record.subs if plan.is_mine(self._shard, directory, sub[0])]
+        entries = [entry for entry in record.entries if plan.is_mine(self._shard, directory, entry[0])]
+        return Record(record.tree, subs, entries)
 
     def markers(self, names: list[bytes]) -> list[bytes] | None:
         """The entries that alone are kept of the current directory because a marker lies in it; None: keep all."""
