@@ -154,8 +154,11 @@ class Report:
         )
 
 
-def judge(sources: Sequence[Source], seen: Overview) -> Report:
-    """How the fleet stands at `seen.now`. `seen.sources` are those of `sources`, in the same order."""
+def judge(sources: Sequence[Source], seen: Overview, sites: Iterable[Problem] = ()) -> Report:
+    """How the fleet stands at `seen.now`. `seen.sources` are those of `sources`, in the same order.
+
+    `sites`: what is wrong with these.
+    """
     served = {queue for worker in seen.workers if not worker.drained for queue in worker.queues}
     open_of: dict[str, list[OpenRun]] = {}
     for run in seen.runs:
@@ -168,7 +171,8 @@ def judge(sources: Sequence[Source], seen: Overview) -> Report:
     order = {condition: number for number, condition in enumerate(Condition)}
     findings.sort(key=lambda one: (order[one.condition], -_lateness(one, seen.now), one.source))
     waiting = _waiting(seen.runs, served)
-    problems = sorted(_problems(sources, seen, served, waiting), key=lambda problem: -problem.level)
+    found = [*_problems(sources, seen, served, waiting), *sites]
+    problems = sorted(found, key=lambda problem: -problem.level)
     level = max((*(one.condition.level for one in findings), *(one.level for one in problems)), default=Level.OK)
     return Report(
         now=seen.now,
