@@ -26,9 +26,9 @@ _SAID = {
 def problems(
     state: State | None, standing: Mapping[str, str], looked: float, configured: Mapping[str, object], now: float
 ) -> Iterator[Problem]:
-    """What needs a look. `state`: None while the sites have never voted; `looked`: when the members were asked last."""
+    """What needs a look. `state`: None before the first vote; `looked`: when the members were asked last, 0 never."""
     if state is None:
-        if len(configured) > 1:
+        if looked and len(configured) > 1:
             text = "the sites have never voted: no failover is possible before"
             yield Problem(Level.WARNING, text, "holdfast sites settle")
         return

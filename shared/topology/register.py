@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from shared.storage.api import ObjectStore
     from shared.topology.memory import Memory
 
-ANSWER_WITHIN = 10.0  # seconds; a member that takes longer has not answered
+ANSWER_WITHIN = 5.0  # seconds; a member that takes longer has not answered
 _ROUNDS = 12
 _PAUSE = 0.05  # seconds, at most, after a first round that another proposer was in the way of
 
@@ -116,6 +116,7 @@ class Register:
         self._within = answer_within
         self._who = os.urandom(8).hex()
         self._above = Ballot()
+        self._owed: dict[str, Future[Answer]] = {}
         self._stores: dict[str, ObjectStore] = {}
         # A member that hangs keeps its thread until its store gives up.
         self._threads = threads or ThreadPoolExecutor(16, thread_name_prefix="register")
@@ -216,11 +217,9 @@ class Register:
             return None  # the members are others by now: a round among these
         wanted = apply(state)
         asked = sorted({*members, *wanted.members})
-        for name in set(asked) - set(members):
-            self._found_one(name)
+        if not self._welcome(set(asked) - set(members), ballot):
+            return None
         accepted = self._each(asked, lambda name: self._write(name, lambda vote: vote.accept(ballot, wanted, least)))
-        # One that joins may have promised more than all of the others: the next round is to begin above that.
-        self._above = max([self._above, *(one.higher for one in accepted.values() if one.higher)])
         self._need(members, accepted, least, among)
         self._need(wanted.members, accepted, least, among)
         self._memory.note({name: ballot for name, one in accepted.items() if one.vote}, wanted)
@@ -265,10 +264,27 @@ class Register:
         for name in members:
             if isinstance(answers[name].error, MissingObject):
                 self._found_one(name)
+        errors = {name: one.error for name, one in self._each(members, self._read).items()}
+        if not least and any(error and not isinstance(error, VoteDamaged) for error in errors.values()):
+            raise NoMajority(members, errors, founding=True)
 
     def _found_one(self, name: str) -> None:
         with suppress(StorageError, ConfigError):  # a round finds out who is there
             self._store(name).put_if_absent(KEY, encode(self._secret, Vote()))
+
+    def _welcome(self, names: Iterable[str], ballot: Ballot) -> bool:
+        """Have those that are to join drop what they hold of another time, which was decided by others.
+
+        Else it would be the newest value, once they are members. False: one has promised more, and the next round is
+        to begin above that.
+        """
+        for name in names:
+            self._found_one(name)
+        answers = self._each(
+            names, lambda name: self._write(name, lambda vote: Vote(ballot) if ballot > vote.promised else None)
+        )
+        self._above = max([self._above, *(one.higher for one in answers.values() if one.higher)])
+        return not any(one.higher for one in answers.values())
 
     def _heal(self) -> None:
         """Write what was decided to the members that have forgotten: a majority of the others holds it by now.
@@ -313,10 +329,17 @@ class Register:
             answers |= self._each(more, self._read)
 
     def _each(self, names: Iterable[str], work: Callable[[str], Answer]) -> dict[str, Answer]:
-        waiting: dict[str, Future[Answer]] = {name: self._threads.submit(work, name) for name in names}
+        """Have each member answer, in time. Who still owes an answer to an earlier question is not waited for again."""
+        waiting: dict[str, Future[Answer]] = {}
+        late = Answer(error=StorageError(f"no answer within {self._within:.0f} s"))
+        answers = {}
+        for name in names:
+            if (owed := self._owed.get(name)) is not None and not owed.done():
+                answers[name] = late
+            else:
+                waiting[name] = self._owed[name] = self._threads.submit(work, name)
         wait(waiting.values(), self._within)
-        late = StorageError(f"no answer within {self._within:.0f} s")
-        return {name: one.result() if one.done() else Answer(error=late) for name, one in waiting.items()}
+        return answers | {name: one.result() if one.done() else late for name, one in waiting.items()}
 
     def _read(self, name: str) -> Answer:
         try:
