@@ -158,7 +158,7 @@ def opened(app: App) -> closing[Register]:
 
 
 def look(app: App, register: Register) -> View:
-    """Ask all members; where they have never voted, have them vote if all can. Raises MoveRefused, StorageError."""
+    """Ask all members; where they have never voted, try first whether they can. Raises MoveRefused, StorageError."""
     from shared.topology.voters import require_voters
 
     view = register.look()

@@ -75,6 +75,9 @@ class Follower:
                 _log.warning("the topology can't be followed", reason=str(error))
             self._said = str(error)
             return
+        except Exception:  # noqa: BLE001 - a thread's end is seen by nobody
+            _log.exception("a look at the topology broke off")
+            return
         self._said = ""
         if now is not None and before is not None and now.epoch != before.epoch:
             last = now.history[-1].what if now.history else ""
