@@ -287,9 +287,10 @@ class Register:
         return not any(one.higher for one in answers.values())
 
     def _heal(self) -> None:
-        """Write what was decided to the members that have forgotten: a majority of the others holds it by now.
+        """Write what was decided to the members that have forgotten: enough of the others hold it by now.
 
-        Whoever was promised something by a forgotten vote is refused by one of that majority.
+        Whoever was promised something by a forgotten vote is refused by one of these. One that another has healed
+        meanwhile may have promised more since, and is left as it is.
         """
         answers = self._ask(self._known())
         newest = _newest(answers.values())
@@ -307,8 +308,17 @@ class Register:
                 if isinstance(answer.error, MissingObject):
                     store.put_if_absent(KEY, vote)
                 else:
-                    store.compare_and_swap(KEY, vote, version=store.get_versioned(KEY)[1])
+                    raw, version = store.get_versioned(KEY)
+                    if self._promises(raw, newest.promised):
+                        continue
+                    store.compare_and_swap(KEY, vote, version=version)
                 self._memory.note({name: newest.promised}, newest.state)
+
+    def _promises(self, raw: bytes, ballot: Ballot) -> bool:
+        try:
+            return decode(self._secret, raw, "").promised >= ballot
+        except VoteDamaged:
+            return False
 
     # -- asking -------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from shared.errors import ConfigError
-from shared.topology.ballot import Ballot, Vote, encode
+from shared.topology.ballot import Ballot, Vote, decode, encode
 from shared.topology.errors import NoMajority, NotAllAgree
 from shared.topology.memory import Memory
 from shared.topology.register import Register, Standing
@@ -350,3 +350,42 @@ def _signed(body: bytes) -> bytes:
     from shared.topology.ballot import _mac
 
     return _mac(SECRET, body) + b"\n" + body
+
+
+def test_who_heals_late_takes_nothing_back() -> None:
+    """Another has healed the member meanwhile, and had it accept more: at whatever read of the first one that was."""
+    for when in range(1, 14):
+        stores = {name: MemberStore(name) for name in NAMES}
+        first, other = (register_of(stores, NAMES) for _ in range(2))
+        first.change(lambda state: state)
+        victim = stores["c"]
+        victim.data = b"?"
+        reads: list[str] = []
+        accepted: list[Ballot] = []
+
+        def trouble(
+            what: str,
+            when: int = when,
+            other: Register = other,
+            reads: list[str] = reads,
+            accepted: list[Ballot] = accepted,
+            victim: MemberStore = victim,
+        ) -> str:
+            reads.append(what)
+            if reads.count("read") == when and not accepted:
+                accepted.append(Ballot())
+                other.settle()
+                other.change(lambda state: state.promote("a", "b", made_by("x", state)))
+                accepted[0] = promised(victim)
+            return ""
+
+        victim.trouble = trouble
+        first.settle()
+        assert promised(victim) >= (accepted or [Ballot()])[0], when
+        victim.trouble = lambda _: ""
+        assert register_of(stores, NAMES).settle().epoch.number == len(accepted)
+
+
+def promised(store: MemberStore) -> Ballot:
+    """By a member."""
+    return decode(SECRET, store.data or b"", store.name).promised
