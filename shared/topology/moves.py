@@ -131,6 +131,8 @@ def _take_place(move: Move, state: State, made: Change) -> State:
         raise MoveRefused(f"site {to} stands in for {site} already")
     if now != site:
         raise MoveRefused(f"site {now} stands in for {site} already", hint=f"To move from there: --site {now}")
+    if site not in {state.primary(one) for one in move.primaries}:
+        raise MoveRefused(f"site {site} is the primary of no source, so there is no place to take")
     if state.primary(to) not in {to, site}:
         raise MoveRefused(
             f"site {to} has a stand-in itself, {state.primary(to)}",

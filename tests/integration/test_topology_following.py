@@ -47,7 +47,7 @@ def fail_over(small: SmallFleet) -> None:
         other.write(file.read().replace("state_dir: state", "state_dir: elsewhere"))
     assert fleet.state_dir != Fleet.load(elsewhere).state_dir
     with closing(topology.register(Fleet.load(elsewhere))) as register:
-        carry_out(register, Move(What.FAILOVER, "a", "b", by="me"))
+        carry_out(register, Move(What.FAILOVER, "a", "b", by="me", primaries=frozenset({"a"})))
 
 
 def primary(small: SmallFleet) -> str:

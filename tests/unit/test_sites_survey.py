@@ -45,7 +45,7 @@ def test_a_site_is_behind_where_its_primary_has_something_newer() -> None:
 
 def test_what_nobody_knows_is_counted() -> None:
     """Of the sources that are expected at a site: those of a site that another stands in for, too."""
-    state = Move(What.FAILOVER, "a", "b")(THREE)
+    state = Move(What.FAILOVER, "a", "b", primaries=frozenset({"a"}))(THREE)
     found = rows({}, {"web": HOURS[1], "db": HOURS[1], "nas": HOURS[1]}, state=state)
     assert (found["a"].unknown, found["a"].replaced_by, found["a"].primary_of) == (2, "b", 0)
     assert (found["b"].unknown, found["b"].stands_in_for, found["b"].primary_of) == (0, ("a",), 3)
@@ -70,7 +70,7 @@ def test_all_is_well_where_all_have_voted_and_agree(voted: bool, standing: dict[
 
 def test_a_report_says_what_to_do() -> None:
     """Under the table, a line each."""
-    state = Move(What.FAILOVER, "a", "b")(THREE)
+    state = Move(What.FAILOVER, "a", "b", primaries=frozenset({"a"}))(THREE)
     standing = {**AGREE, "a": Standing.SILENT, "w": Standing.FORGOT}
     view = View(state, False, True, standing, {"a": StorageError("site a: refused")})
     have = {"a": {"web": None}, "b": {"web": HOURS[1]}}

@@ -35,7 +35,7 @@ def test_nothing_is_said_while_all_agree() -> None:
 
 def test_a_stand_in_is_named_with_its_time() -> None:
     """Until it is given back."""
-    state = Move(What.FAILOVER, "a", "b", at=NOW - 60)(THREE)
+    state = Move(What.FAILOVER, "a", "b", primaries=frozenset({"a"}), at=NOW - 60)(THREE)
     (text,) = said(state, WELL)
     assert text.startswith("site b stands in for a since 2026-03-02 ")
     assert text.endswith(" UTC -> holdfast failback a --dry-run") or " UTC)" in text

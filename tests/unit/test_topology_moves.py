@@ -61,6 +61,8 @@ def test_the_failed_site_itself_may_take_over_from_its_stand_in() -> None:
         (move(What.FAILOVER, "c", "a"), "a has a stand-in itself, b"),
         (move(What.SWITCHOVER, "a", "b", claim="x"), "b stands in for a already"),
         (move(What.SWITCHOVER, "a", "c"), "b stands in for a already"),
+        (move(What.FAILOVER, "w", "c"), "w is the primary of no source"),
+        (move(What.FAILOVER, "nowhere", "c"), "nowhere is the primary of no source"),
         (move(What.FAILBACK, "c"), "no site stands in for c"),
         (move(What.FAILBACK, "z"), "z is no member"),
         (move(What.ADD, "a"), "a is a member already"),
