@@ -68,6 +68,7 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "io": fleet.limits.io,
             **_bandwidth(fleet.limits),
         },
+        "promote_without_majority": fleet.promote_without_majority,
         "regions": {name: _region(region) for name, region in fleet.regions.items()},
         "sites": {name: _site(fleet, site) for name, site in fleet.sites.items()},
         "policies": {name: _policy(fleet, policy) for name, policy in fleet.policies.items()},

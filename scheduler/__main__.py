@@ -31,6 +31,7 @@ from shared.messaging.broker import broker_url, has_moved
 from shared.messaging.names import SCHEDULER, TASK_TICK
 from shared.observability import logs
 from shared.observability.structured import structlog
+from shared.topology.following import Follower
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -83,10 +84,12 @@ class Ticker:
         self._unlock = Unlocker(watch.fleet)
         self._keep = LockKeeper(watch.fleet)
         self._agents = AgentKeeper(watch.fleet)
+        self._topology = Follower(find=True)
 
     def tick(self) -> None:
         """One tick; where Redis is away the next one does what this one left."""
         self._follow()
+        self._topology.follow(self._watch.fleet)  # in a thread: what it finds counts for the next tick
         try:
             look, unlock = self._look, self._unlock
             now = datetime.now(UTC)

@@ -23,6 +23,11 @@ HoldfastError                     1  something failed that has no class of its o
 ├── RestoreError                 50  workers.restore
 │   └── TargetRefused            51  the machine's own file does not let a restore write there
 ├── LedgerError                  60  shared.ledger
+├── StaleEpoch                   70  shared.topology: nothing more is deleted
+├── NoMajority                   72  nothing about who is primary can be changed
+├── NotAllAgree                  73  nothing is deleted
+├── MoveRefused                  74  as the topology stands
+├── TooFarBehind                 76  the new primary lacks something
 └── Interrupted                 130  Ctrl-C or SIGTERM; what was uploaded is kept
 
 Exit code 3 is not an error: the run finished, but something was left out (an incomplete

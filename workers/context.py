@@ -18,6 +18,7 @@ from shared.ledger.keys import realm_prefix
 from shared.ledger.roll import owner_of
 from shared.messaging.broker import broker_url, has_moved
 from shared.observability.structured import structlog
+from shared.topology.following import Follower
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _LOOK = 2.0  # seconds between looks at the configuration's files
+_PATIENCE = 2.0  # seconds for which a run waits to hear which site is primary; a site that is silent takes longer
 
 _log = structlog.get_logger("holdfast.worker")
 
@@ -46,6 +48,7 @@ class WorkerContext:
         self._stop = mmap.mmap(-1, 1)  # shared with the children that are forked later
         self._parent = os.getpid()
         self._turn = threading.Lock()  # whose it is to look at the configuration
+        self._topology = Follower()
 
     @property
     def owner(self) -> str:
@@ -65,9 +68,11 @@ class WorkerContext:
         return hosts if self.agent else [pools, *hosts]
 
     def newest_fleet(self) -> Fleet:
-        """The configuration for a run that begins now. One that is under way keeps what it began with."""
+        """The configuration for a run that begins now, and the topology. One that is under way keeps its own."""
         with self._turn:
-            return self.config.catch_up()
+            fleet = self.config.catch_up()
+        self._topology.follow(fleet, wait=_PATIENCE)
+        return fleet
 
     def follow(self) -> None:
         """Look at the configuration every few seconds from now on, in a thread of this very process.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from cli.app import App, global_options, pass_app
@@ -28,10 +30,14 @@ def command(app: App, every: bool) -> int:
     from cli.runs import with_way_out
     from cli.status.facts import gather, inventory_trouble
     from cli.status.judge import judge
+    from cli.status.sites import problems
     from cli.status.view import as_json, lines
+    from shared.topology import memory
 
     with with_way_out("`holdfast snapshots SOURCE` asks the site itself"):
         sources, seen = gather(app.fleet)
-    report = judge(sources, seen, inventory_trouble(app.fleet))
+    seen_sites = memory(app.fleet)
+    sites = problems(seen_sites.state, seen_sites.standing, seen_sites.looked, app.fleet.sites, time.time())
+    report = judge(sources, seen, inventory_trouble(app.fleet), sites)
     app.result(as_json(report, every=every), *lines(report, most=None if every else SHOWN))
     return int(report.level)

@@ -157,10 +157,10 @@ class Report:
         )
 
 
-def judge(sources: Sequence[Source], seen: Overview, inventory: str = "") -> Report:
+def judge(sources: Sequence[Source], seen: Overview, inventory: str = "", sites: Iterable[Problem] = ()) -> Report:
     """How the fleet stands at `seen.now`. `seen.sources` are those of `sources`, in the same order.
 
-    `inventory`: what is wrong with the asking of it.
+    `inventory`: what is wrong with the asking of it; `sites`: what is wrong with these.
     """
     served = {queue for worker in seen.workers if not worker.drained for queue in worker.queues}
     open_of: dict[str, list[OpenRun]] = {}
@@ -174,10 +174,10 @@ def judge(sources: Sequence[Source], seen: Overview, inventory: str = "") -> Rep
     order = {condition: number for number, condition in enumerate(Condition)}
     findings.sort(key=lambda one: (order[one.condition], -_lateness(one, seen.now), one.source))
     waiting = _waiting(seen.runs, served)
-    problems = [*_problems(sources, seen, served, waiting)]
+    found = [*_problems(sources, seen, served, waiting), *sites]
     if inventory:
-        problems.append(Problem(Level.WARNING, inventory, "holdfast sources refresh"))
-    problems.sort(key=lambda problem: -problem.level)
+        found.append(Problem(Level.WARNING, inventory, "holdfast sources refresh"))
+    problems = sorted(found, key=lambda problem: -problem.level)
     level = max((*(one.condition.level for one in findings), *(one.level for one in problems)), default=Level.OK)
     return Report(
         now=seen.now,

@@ -56,6 +56,7 @@ class Fleet:
         self.restore_to: tuple[str, ...] | None = file.restore_to
         self.restore_into: Mapping[str, Into] = file.restore_into  # programs for restores over the queue, by name
         self.limits: Limits = file.limits
+        self.promote_without_majority: bool = file.promote_without_majority
         self.agent: str = file.agent  # the host whose agent's file this is; empty: a fleet's
         self._file = file
         self.scheduling: Scheduling = file.scheduling

@@ -340,6 +340,7 @@ class FleetFile(Model):
     limits: Annotated[Limits, mapping_of("limits")] = Limits()
     scheduling: Annotated[Scheduling, mapping_of("limits")] = Scheduling()
     inventory: Inventory | None = None  # a program that names sources; its answers are joined to `sources`
+    promote_without_majority: Flag = False  # of two sites without a witness, one may take the other's place by itself
     regions: Annotated[dict[Name, Region], mapping_of("regions by name")] = Field(default_factory=dict)
     sites: Annotated[dict[Name, Site], mapping_of("sites by name")]
     policies: Annotated[dict[Name, Policy], mapping_of("policies by name")] = Field(default_factory=dict)

@@ -1,19 +1,22 @@
 """Which site is primary, who the members are, and under which epoch. Nothing else in Holdfast names the primary."""
 
-from shared.topology.current import Topology, current, follow, guard, register, site_of
-from shared.topology.errors import NoMajority, NotAllAgree, StaleEpoch, TopologyError
+from shared.topology.current import Topology, current, follow, guard, memory, register, site_of
+from shared.topology.errors import MoveRefused, NoMajority, NotAllAgree, StaleEpoch, TooFarBehind, TopologyError
 from shared.topology.state import Epoch
 
 __all__ = [
     "Epoch",
+    "MoveRefused",
     "NoMajority",
     "NotAllAgree",
     "StaleEpoch",
+    "TooFarBehind",
     "Topology",
     "TopologyError",
     "current",
     "follow",
     "guard",
+    "memory",
     "register",
     "site_of",
 ]

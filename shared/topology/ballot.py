@@ -1,6 +1,7 @@
 """What one member keeps of the register: a promise, and what it accepted last. Bytes and rules, no I/O.
 
-    HMAC-SHA256 in hex | newline | {"promised": [n, who], "accepted": [n, who] or null, "value": ..., "nonce": ...}
+    HMAC-SHA256 in hex | newline | {"promised": [n, who], "accepted": [n, who] or null, "value": ..., "least": n,
+                                    "nonce": ...}
 
 The members are passive (CASPaxos over objects): whoever proposes reads an object and replaces it by a conditional
 write, so these rules are the proposer's to keep. Invariants: `promised` never falls, `accepted` is at most `promised`,
@@ -27,6 +28,10 @@ class VoteDamaged(StorageError):
     """What lies at a member was not written with this fleet's secret, or is damaged."""
 
 
+class VoteUnreadable(StorageError):
+    """It was written with this fleet's secret, by a release that says more than this one understands."""
+
+
 @dataclass(frozen=True, order=True, slots=True)
 class Ballot:
     """A proposer's turn: ordered, and no two proposers have the same."""
@@ -42,14 +47,15 @@ class Vote:
     promised: Ballot = Ballot()
     accepted: Ballot | None = None  # None: it was founded, and accepted nothing yet
     state: State | None = None
+    least: int = 0  # so many members were enough to accept it, as a person said; 0: a majority
 
     def promise(self, ballot: Ballot) -> Vote | None:
         """Its promise to hear of no lower one; None where it has promised a higher one."""
         return replace(self, promised=ballot) if ballot >= self.promised else None
 
-    def accept(self, ballot: Ballot, state: State) -> Vote | None:
+    def accept(self, ballot: Ballot, state: State, least: int = 0) -> Vote | None:
         """What it accepts; None where it has promised a higher one."""
-        return Vote(ballot, ballot, state) if ballot >= self.promised else None
+        return Vote(ballot, ballot, state, least) if ballot >= self.promised else None
 
 
 def encode(secret: bytes, vote: Vote) -> bytes:
@@ -59,6 +65,7 @@ def encode(secret: bytes, vote: Vote) -> bytes:
             "promised": [vote.promised.number, vote.promised.who],
             "accepted": [vote.accepted.number, vote.accepted.who] if vote.accepted else None,
             "value": vote.state.to_json() if vote.state else None,
+            "least": vote.least,
             "nonce": os.urandom(8).hex(),
         }
     ).encode()
@@ -66,20 +73,26 @@ def encode(secret: bytes, vote: Vote) -> bytes:
 
 
 def decode(secret: bytes, raw: bytes, where: str) -> Vote:
-    """What it says. Raises VoteDamaged."""
+    """What it says. Raises VoteDamaged, VoteUnreadable."""
     mac, _, body = raw.partition(b"\n")
     if not hmac.compare_digest(mac, _mac(secret, body)):
         raise VoteDamaged(
             f"the topology at {where} ({KEY}) is damaged, or was written with another fleet's secret",
             hint="Is the secret the one that the fleet has always had? The other members heal it",
         )
-    said: dict[str, Any] = json.loads(body)
-    accepted = said["accepted"]
-    return Vote(
-        Ballot(*said["promised"]),
-        Ballot(*accepted) if accepted else None,
-        State.from_json(said["value"]) if said["value"] else None,
-    )
+    try:
+        said: dict[str, Any] = json.loads(body)
+        accepted = said["accepted"]
+        return Vote(
+            Ballot(*said["promised"]),
+            Ballot(*accepted) if accepted else None,
+            State.from_json(said["value"]) if said["value"] else None,
+            int(said.get("least", 0)),
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise VoteUnreadable(
+            f"the topology at {where} ({KEY}) was written by another release ({error!r})", hint="Upgrade this one"
+        ) from error
 
 
 def _mac(secret: bytes, body: bytes) -> bytes:

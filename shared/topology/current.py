@@ -70,7 +70,13 @@ def _remembered(path: str, _mark: tuple[int, int, int]) -> State | None:
 def register(fleet: Fleet) -> Register:
     """The register of the fleet's sites, to be closed. Raises ConfigError in an agent's file, which has no secret."""
     secret = fleet.secret.read()
-    return Register(fleet.sites, fleet.open_site, secret, Memory(os.path.join(fleet.state_dir, _FILE)))
+    witnesses = [name for name, site in fleet.sites.items() if site.witness]
+    return Register(fleet.sites, fleet.open_site, secret, memory(fleet), witnesses=witnesses)
+
+
+def memory(fleet: Fleet) -> Memory:
+    """What this machine has seen of the register. It asks nobody."""
+    return Memory(os.path.join(fleet.state_dir, _FILE))
 
 
 def follow(fleet: Fleet) -> View:

@@ -52,3 +52,15 @@ class NotAllAgree(TopologyError):
             f"nothing is deleted while not every member agrees on the topology: {', '.join(said)}",
             hint="It goes on by itself once they do; a site that is gone for good is declared lost",
         )
+
+
+class MoveRefused(TopologyError):
+    """As the topology stands this change can't be made."""
+
+    exit_code = 74
+
+
+class TooFarBehind(TopologyError):
+    """The site that is to be primary lacks what another has, and nobody has accepted that it is lost."""
+
+    exit_code = 76

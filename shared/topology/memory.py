@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from shared.topology.ballot import Ballot
 from shared.topology.state import State
+
+NOTED_EVERY = 60.0  # seconds after which a look is noted again that has found nothing new
 
 
 class Memory:
@@ -24,6 +27,8 @@ class Memory:
         self._path = path
         self._seen: dict[str, Ballot] = {}
         self.state: State | None = None
+        self.standing: dict[str, str] = {}  # how each member stood at the last look
+        self.looked = 0.0  # when that was noted, POSIX seconds
         self._read()
 
     def seen(self, member: str) -> Ballot:
@@ -34,12 +39,18 @@ class Memory:
         """The highest one of all."""
         return max(self._seen.values(), default=Ballot())
 
-    def note(self, promised: Mapping[str, Ballot], state: State | None) -> None:
+    def note(
+        self, promised: Mapping[str, Ballot], state: State | None, standing: Mapping[str, str] | None = None
+    ) -> None:
         """Remember what was seen; what is older than what is known is nothing new. `state`: one that was decided."""
         self._read()
-        before = (dict(self._seen), self.state)
+        before, now = (dict(self._seen), self.state, self.standing), time.time()
         self._merge(promised, state)
-        if (self._seen, self.state) != before:
+        if standing is not None:
+            self.standing = {name: str(how) for name, how in standing.items()}
+        stale = standing is not None and now - self.looked > NOTED_EVERY
+        if stale or (self._seen, self.state, self.standing) != before:
+            self.looked = now if standing is not None else self.looked
             self._write()
 
     def _merge(self, promised: Mapping[str, Ballot], state: State | None) -> None:
@@ -47,6 +58,8 @@ class Memory:
             self._seen[name] = max(ballot, self.seen(name))
         if state is not None and (self.state is None or state.epoch >= self.state.epoch):
             self.state = state
+        if self.state is not None:  # who is no member any more may come back with nothing, and is a new one then
+            self._seen = {name: ballot for name, ballot in self._seen.items() if name in self.state.members}
 
     def _read(self) -> None:
         if not self._path:
@@ -56,6 +69,8 @@ class Memory:
                 said: dict[str, Any] = json.load(file)
             seen = {str(name): Ballot(int(number), str(who)) for name, (number, who) in said["seen"].items()}
             self._merge(seen, State.from_json(said["state"]) if said["state"] else None)
+            self.standing = {str(name): str(how) for name, how in said.get("standing", {}).items()}
+            self.looked = float(said.get("looked", 0.0))
 
     def _write(self) -> None:
         if not self._path:
@@ -63,6 +78,8 @@ class Memory:
         said = {
             "seen": {name: [ballot.number, ballot.who] for name, ballot in sorted(self._seen.items())},
             "state": self.state.to_json() if self.state else None,
+            "standing": self.standing,
+            "looked": self.looked,
         }
         folder = os.path.dirname(self._path)
         os.makedirs(folder, exist_ok=True)

@@ -87,12 +87,17 @@ class State:
         )
 
     def dismiss(self, site: str, made: Change) -> State:
-        """Let a site vote no more; it stands in for nobody."""
+        """Let a site vote no more. For whom it stood in, its own stand-in does now, or nobody."""
+        after = self.stand_ins.get(site)
         return self._after(
             made,
             members=tuple(name for name in self.members if name != site),
             witnesses=tuple(name for name in self.witnesses if name != site),
-            stand_ins={name: to for name, to in self.stand_ins.items() if to != site},
+            stand_ins={
+                name: other
+                for name, to in self.stand_ins.items()
+                if (other := after if to == site else to) is not None and other != name
+            },
             notes={name: note for name, note in self.notes.items() if name != site},
         )
 
@@ -101,8 +106,8 @@ class State:
         return replace(self, notes={**self.notes, site: dict(note)})
 
     def _after(self, made: Change, **changed: Any) -> State:
-        if made.epoch.claimant == self.epoch.claimant:
-            return self
+        if made.epoch.claimant in {one.epoch.claimant for one in self.history}:
+            return self  # it was made, and others have been since; whoever asked had no answer
         return replace(self, epoch=made.epoch, history=(*self.history, made)[-HISTORY:], **changed)
 
     def to_json(self) -> dict[str, Any]:

@@ -44,7 +44,13 @@ def sections() -> dict[str, dict[str, Row]]:
 
 
 SECTIONS = sections()
-SHAPES = {"runs show": "run", "runs follow": "run", "version": "holdfast version"}  # a command's section, else its own
+MOVES = dict.fromkeys(("failover", "switchover", "failback", "sites add", "sites remove"), "move")
+SHAPES = {
+    "runs show": "run",
+    "runs follow": "run",
+    "version": "holdfast version",
+    **MOVES,
+}  # a command's section, else its own
 
 
 class Comparison:

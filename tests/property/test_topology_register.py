@@ -7,11 +7,13 @@ from itertools import pairwise
 
 import pytest
 
+from shared.errors import ConfigError
+from shared.topology.ballot import Ballot, Vote, decode, encode
 from shared.topology.errors import NoMajority, NotAllAgree
 from shared.topology.memory import Memory
 from shared.topology.register import Register, Standing
 from shared.topology.state import Change, Epoch, State
-from tests.support.voting import Died, MemberStore, register_of
+from tests.support.voting import SECRET, Died, MemberStore, register_of
 
 NAMES = ["a", "b", "c", "d", "e"]
 SEEDS = 100
@@ -195,3 +197,195 @@ def test_what_was_seen_is_not_rolled_back() -> None:
         register.every()
     with pytest.raises(NoMajority, match="older than it was"):
         register.change(lambda state: state)
+
+
+def made_by(claimant: str, state: State) -> Change:
+    """The next change of a state."""
+    return Change(Epoch(state.epoch.number + 1, claimant), 0.0, "", "", "")
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_healing_amid_proposals_takes_no_decision_back(size: int) -> None:
+    """One member at a time loses its object while others propose, fail and die; half of an even number heals it."""
+    decided = healed = 0
+    for seed in range(12):
+        world = World(seed)
+        world.members = NAMES[:size]
+        world.registers = [world._proposer() for _ in range(3)]
+        for _ in range(8):
+            world.propose(world.draw.randrange(3))
+            victim = world.stores[world.draw.choice(world.members)]
+            if victim.data is None:
+                continue
+            victim.data = None if world.draw.random() < 0.5 else b"?" + victim.data
+            victim.version += 1
+            healed += heal(world)
+        world.calm = True
+        world.propose(0)
+        rows = sorted(world.told, key=len)
+        for shorter, longer in pairwise(rows):
+            assert longer[: len(shorter)] == shorter, seed
+        decided += len(rows)
+    assert decided > 24
+    assert healed > 24
+
+
+def heal(world: World) -> bool:
+    """Settle until all agree, with the others in between at first; whether that was possible."""
+    for attempt in range(20):
+        number = world.draw.randrange(3)
+        world.calm = attempt > 3
+        # Without a memory: one of what a lost object had promised would take the healed one for older.
+        world.registers[number] = world._proposer()
+        world.busy.add(number)
+        try:
+            world.registers[number].settle()
+            world.registers[number].every()
+        except (NoMajority, NotAllAgree):
+            continue
+        except Died:
+            continue
+        finally:
+            world.busy.discard(number)
+        world.calm = False
+        world.registers = [world._proposer() for _ in range(3)]
+        return True
+    raise AssertionError("it can't be healed")
+
+
+def test_of_two_members_the_other_one_heals_the_one_that_lost_its_object() -> None:
+    """No word is needed for that: nothing was ever decided without the other one."""
+    for size in (2, 4):
+        stores = {name: MemberStore(name) for name in NAMES[:size]}
+        register = register_of(stores, NAMES[:size])
+        register.change(lambda state: state.promote("a", "b", made_by("x", state)))
+        for name in NAMES[: size // 2]:
+            stores[name].data = None
+        with pytest.raises(NoMajority):
+            register_of(stores, NAMES[:size]).change(lambda state: state)
+        assert register_of(stores, NAMES[:size]).settle().primary("a") == "b"
+        assert register_of(stores, NAMES[:size]).every().epoch == Epoch(1, "x")
+    stores["b"].data = stores["c"].data = stores["d"].data = None
+    with pytest.raises(NoMajority):
+        register_of(stores, NAMES[:4]).settle()
+
+
+def test_what_a_person_decided_with_one_of_two_is_what_everybody_follows() -> None:
+    """A machine that looks while the other is away takes it for decided, as there is nobody to ask."""
+    stores = {name: MemberStore(name) for name in ("a", "b")}
+    register = register_of(stores, ["a", "b"])
+    register.change(lambda state: state)
+    stores["a"].down = True
+    register.change(lambda state: state.promote("a", "b", made_by("x", state)), least=1)
+    memory = Memory()
+    view = register_of(stores, ["a", "b"], memory).look()
+    assert (view.settled, view.state.primary("a")) == (True, "b")
+    assert memory.state is not None
+    assert memory.state.primary("a") == "b"
+
+
+def test_sites_that_never_voted_can_do_without_one_where_a_person_says_so() -> None:
+    """Else a fleet whose first site dies before the first vote could never move."""
+    stores = {name: MemberStore(name) for name in ("a", "b", "c")}
+    stores["a"].down = True
+    register = register_of(stores, ["a", "b", "c"])
+    assert register.change(lambda state: state.promote("a", "b", made_by("x", state)), least=1).primary("a") == "b"
+    stores["a"].down = False
+    register.settle()
+    assert register.every().primary("a") == "b"
+
+
+def test_one_that_joins_may_have_promised_more_than_all_others() -> None:
+    """It was a member of another time: the next round begins above its promise."""
+    stores = {name: MemberStore(name) for name in ("a", "b")}
+    stores["b"].data = encode(SECRET, Vote(Ballot(900, "z"), Ballot(900, "z"), State(members=("b", "q"))))
+    register = register_of(stores, ["a"])
+    register.change(lambda state: state)
+    assert register.change(lambda state: state.admit("b", made_by("x", state))).members == ("a", "b")
+    assert register.every().epoch == Epoch(1, "x")
+
+
+def test_one_that_was_removed_as_lost_comes_back_with_nothing() -> None:
+    """Who remembers what it was does not take it for one that forgot: it is a new member."""
+    stores, memory = {name: MemberStore(name) for name in ("a", "b")}, Memory()
+    register = register_of(stores, ["a", "b"], memory)
+    register.change(lambda state: state)
+    stores["a"].down = True
+    register.change(lambda state: state.dismiss("a", made_by("x", state)), least=1)
+    stores["a"] = MemberStore("a")
+    again = register_of(stores, ["a", "b"], memory)
+    assert again.change(lambda state: state.admit("a", made_by("y", state))).members == ("a", "b")
+    assert again.every().epoch == Epoch(2, "y")
+
+
+def test_a_member_that_this_machine_does_not_know_is_silent() -> None:
+    """Its file may be older than the decision that let the member join."""
+    stores = {name: MemberStore(name) for name in ("a", "b", "c")}
+    register_of(stores, ["a", "b", "c"]).change(lambda state: state)
+    register = register_of(stores, ["a", "b"])
+
+    def open_member(name: str) -> object:
+        if name == "c":
+            raise ConfigError('there is no site "c"')
+        return stores[name]
+
+    register._open = open_member  # type: ignore[assignment] # what else a register is made of does not matter here
+    assert register.look().standing == {"a": Standing.AGREES, "b": Standing.AGREES, "c": Standing.SILENT}
+    assert register.change(lambda state: state.promote("a", "b", made_by("x", state))).primary("a") == "b"
+
+
+def test_what_a_newer_release_wrote_is_not_taken_for_damage() -> None:
+    """Healing would write over it."""
+    stores = {name: MemberStore(name) for name in ("a", "b", "c")}
+    register = register_of(stores, ["a", "b", "c"])
+    register.change(lambda state: state)
+    body = b'{"promised": {"much": "newer"}}'
+    stores["c"].data = _signed(body)
+    assert register.look().standing["c"] is Standing.SILENT
+    register.settle()
+    assert stores["c"].data == _signed(body)
+
+
+def _signed(body: bytes) -> bytes:
+    from shared.topology.ballot import _mac
+
+    return _mac(SECRET, body) + b"\n" + body
+
+
+def test_who_heals_late_takes_nothing_back() -> None:
+    """Another has healed the member meanwhile, and had it accept more: at whatever read of the first one that was."""
+    for when in range(1, 14):
+        stores = {name: MemberStore(name) for name in NAMES}
+        first, other = (register_of(stores, NAMES) for _ in range(2))
+        first.change(lambda state: state)
+        victim = stores["c"]
+        victim.data = b"?"
+        reads: list[str] = []
+        accepted: list[Ballot] = []
+
+        def trouble(
+            what: str,
+            when: int = when,
+            other: Register = other,
+            reads: list[str] = reads,
+            accepted: list[Ballot] = accepted,
+            victim: MemberStore = victim,
+        ) -> str:
+            reads.append(what)
+            if reads.count("read") == when and not accepted:
+                accepted.append(Ballot())
+                other.settle()
+                other.change(lambda state: state.promote("a", "b", made_by("x", state)))
+                accepted[0] = promised(victim)
+            return ""
+
+        victim.trouble = trouble
+        first.settle()
+        assert promised(victim) >= (accepted or [Ballot()])[0], when
+        victim.trouble = lambda _: ""
+        assert register_of(stores, NAMES).settle().epoch.number == len(accepted)
+
+
+def promised(store: MemberStore) -> Ballot:
+    """By a member."""
+    return decode(SECRET, store.data or b"", store.name).promised

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from shared.storage.directory import DirectoryStore
 from tests.support.command import Shop, environment
 from tests.support.enrolled import enrolled_fleet
 from tests.support.ledgers import until
+from tests.support.sites import open_sites
 from tests.support.tools import MinioServer
 
 Samples = dict[str, list[Any]]  # by section of docs/json.md
@@ -44,7 +46,36 @@ class Speaker:
         self.with_everything_up()
         self.damaged()
         self.agents()
+        self.sites()
         return self.said
+
+    def sites(self) -> None:
+        """Two sites and a witness, and one that joins and leaves."""
+        here, base = self.shop, self.shop.base / "sites"
+        base.mkdir()
+        first = "a: {url: a}, b: {url: b}, w: {url: w, witness: true}, c: {url: c}"
+        self.shop = shop = open_sites(base, first)
+        path = shop.conf / "holdfast.yaml"
+        text = path.read_text()
+        for name in "abwc":
+            (shop.conf / name).mkdir()
+        path.write_text(text.replace(", c: {url: c}", ""))
+        shop.run("backup", "data", "--direct")
+        self.ask("sites settle", "sites", "settle")
+        path.write_text(text)
+        self.ask("sites add", "sites", "add", "c", "--yes", "--why", "more room")
+        self.ask("sites", "sites")
+        self.ask("failover", "failover", "--to", "b", "--dry-run", "--although-it-answers")
+        shutil.copytree(shop.conf / "a" / "repos", shop.conf / "b" / "repos")
+        self.ask("switchover", "switchover", "--to", "b", "--yes")
+        shop.run("backup", "data", "--direct")
+        (shop.conf / "a").rename(shop.conf / "a.away")
+        self.ask("sites", "sites", code=3)
+        (shop.conf / "a.away").rename(shop.conf / "a")
+        self.ask("failback", "failback", "a", "--accept-loss", "--yes")
+        self.ask("sites remove", "sites", "remove", "c", "--yes")
+        self.ask("sites history", "sites", "history")
+        self.shop = here
 
     def open(self) -> None:
         """A source with a link, names that are not UTF-8 and bytes that do not compress; one more, of a pool."""

@@ -1,0 +1,47 @@
+"""What `holdfast status` says of the sites: from what this machine remembers of its last look at the register. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from cli import format as show
+from cli.status.judge import Level, Problem
+from shared.topology.register import Standing
+
+if TYPE_CHECKING:
+    from shared.topology.state import State
+
+_OLD = 300.0  # seconds after which a look says nothing any more about who answers
+
+_SAID = {
+    Standing.SILENT: ("does not answer: nothing is forgotten or pruned until it does", "holdfast sites"),
+    Standing.BEHIND: ("missed what the sites decided: nothing is forgotten or pruned", "holdfast sites settle"),
+    Standing.BLANK: ("missed what the sites decided: nothing is forgotten or pruned", "holdfast sites settle"),
+    Standing.ABSENT: ("has lost what the sites decided, and does not vote", "holdfast sites settle"),
+    Standing.FORGOT: ("has lost what the sites decided, and does not vote", "holdfast sites settle"),
+}
+
+
+def problems(
+    state: State | None, standing: Mapping[str, str], looked: float, configured: Mapping[str, object], now: float
+) -> Iterator[Problem]:
+    """What needs a look. `state`: None before the first vote; `looked`: when the members were asked last, 0 never."""
+    if state is None:
+        if looked and len(configured) > 1:
+            text = "the sites have never voted: no failover is possible before"
+            yield Problem(Level.WARNING, text, "holdfast sites settle")
+        return
+    for site, to in sorted(state.stand_ins.items()):
+        since = next((one.at for one in reversed(state.history) if one.what.endswith(f" {site} to {to}")), 0.0)
+        text = f"site {to} stands in for {site}{f' since {show.moment(since)}' if since else ''}"
+        yield Problem(Level.WARNING, text, f"holdfast failback {site} --dry-run")
+    for site in configured:
+        if site not in state.members:
+            yield Problem(Level.WARNING, f"site {site} is configured and does not vote", f"holdfast sites add {site}")
+    if now - looked > _OLD:
+        return
+    for site, how in standing.items():
+        if site in state.members and how in _SAID:
+            said, command = _SAID[Standing(how)]
+            yield Problem(Level.WARNING, f"site {site} {said}", command)

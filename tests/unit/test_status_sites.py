@@ -1,0 +1,70 @@
+"""What `holdfast status` says of the sites."""
+
+from __future__ import annotations
+
+from cli.status.judge import Level, judge
+from cli.status.sites import problems
+from shared.ledger.overview import Overview
+from shared.topology.moves import Move, What
+from shared.topology.state import State
+
+NOW = 1_772_420_000.0
+THREE = State(members=("a", "b", "w"), witnesses=("w",))
+ALL = {"a": None, "b": None, "w": None}
+WELL = dict.fromkeys(ALL, "agrees")
+
+
+def said(
+    state: State | None,
+    standing: dict[str, str],
+    *,
+    looked: float = NOW - 10,
+    configured: dict[str, None] | None = None,
+) -> list[str]:
+    """Each problem's text and command."""
+    found = problems(state, standing, looked, ALL if configured is None else configured, NOW)
+    return [f"{one.text} -> {one.command}" for one in found]
+
+
+def test_nothing_is_said_while_all_agree() -> None:
+    """Nor of a single site that never voted, nor where this machine never looked."""
+    assert said(THREE, WELL) == []
+    assert said(None, {"a": "absent"}, configured={"a": None}) == []
+    assert said(None, {}, looked=0.0) == []
+
+
+def test_a_stand_in_is_named_with_its_time() -> None:
+    """Until it is given back."""
+    state = Move(What.FAILOVER, "a", "b", primaries=frozenset({"a"}), at=NOW - 60)(THREE)
+    (text,) = said(state, WELL)
+    assert text.startswith("site b stands in for a since 2026-03-02 ")
+    assert text.endswith(" UTC -> holdfast failback a --dry-run") or " UTC)" in text
+    assert said(Move(What.FAILBACK, "a")(state), WELL) == []
+
+
+def test_who_does_not_agree_is_named_as_long_as_the_look_is_new() -> None:
+    """Each with its way out."""
+    standing = {**WELL, "a": "silent", "b": "behind", "w": "forgot"}
+    assert said(THREE, standing) == [
+        "site a does not answer: nothing is forgotten or pruned until it does -> holdfast sites",
+        "site b missed what the sites decided: nothing is forgotten or pruned -> holdfast sites settle",
+        "site w has lost what the sites decided, and does not vote -> holdfast sites settle",
+    ]
+    assert said(THREE, standing, looked=NOW - 301) == []
+    assert said(State(members=("b", "w")), {"b": "agrees", "w": "agrees", "a": "silent"}, configured={"b": None}) == []
+
+
+def test_sites_that_do_not_vote_are_named() -> None:
+    """One that was added to the configuration alone, and a fleet that never voted."""
+    assert said(THREE, WELL, configured={**ALL, "c": None}) == [
+        "site c is configured and does not vote -> holdfast sites add c"
+    ]
+    assert said(None, dict.fromkeys(ALL, "absent")) == [
+        "the sites have never voted: no failover is possible before -> holdfast sites settle"
+    ]
+
+
+def test_the_fleet_is_no_better_than_its_sites() -> None:
+    """They are a part of the judgement."""
+    report = judge([], Overview(NOW, True, 0, (), (), ()), problems(None, {}, NOW, ALL, NOW))
+    assert (report.level, len(report.problems)) == (Level.WARNING, 1)
