@@ -117,8 +117,7 @@ def because(fleet: Fleet, source: Source) -> str:
 
 
 def warnings(fleet: Fleet) -> Iterator[str]:
-    """What is valid and yet may not be what was meant, or is not done by this release, or can't be on this machine."""
-    yield from fleet.not_done()
+    """What is valid and yet may not be what was meant, or can't be on this machine."""
     for name, source in fleet.sources.items():
         if fleet.policy_for(name) is None:
             yield f"sources.{name}: {because(fleet, source)}"

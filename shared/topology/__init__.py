@@ -1,6 +1,7 @@
 """Which site is primary, who the members are, and under which epoch. Nothing else in Holdfast names the primary."""
 
-from shared.topology.current import Topology, current, follow, guard, register, site_of
+from shared.topology.copies import copy_sites, copying
+from shared.topology.current import Topology, current, follow, guard, register, site_of, sites_of
 from shared.topology.errors import NoMajority, NotAllAgree, StaleEpoch, TopologyError
 from shared.topology.state import Epoch
 
@@ -11,9 +12,12 @@ __all__ = [
     "StaleEpoch",
     "Topology",
     "TopologyError",
+    "copy_sites",
+    "copying",
     "current",
     "follow",
     "guard",
     "register",
     "site_of",
+    "sites_of",
 ]

@@ -135,7 +135,7 @@ def test_what_was_forgotten_at_either_end_stays_forgotten(bench: Bench, target: 
 
 
 def test_sites_whose_own_prunes_made_them_differ(bench: Bench, target: Bench, zygote: Zygote) -> None:
-    """Each has repacked for itself, so hardly a pack is at both: what is new arrives all the same, and both are whole."""
+    """Each has repacked for itself, so hardly a pack is at both: what is new arrives, and both are whole."""
     replicate(bench, target)
     first, second, *_ = sorted(bench.snapshots(), key=lambda one: one.time)
     forget(bench, first.id)
@@ -176,7 +176,7 @@ def test_a_damaged_pack_is_named_and_holds_up_no_other_snapshot(bench: Bench, ta
     """It is not put. The one that needs it waits; the others arrive, whole; mended, it arrives too."""
     before = bench.names("data")
     newest = back_up(bench, zygote, 5)
-    name = sorted(bench.names("data") - before)[0]
+    name = min(bench.names("data") - before)
     path = Path(pack_path(bench, name))
     content = path.read_bytes()
     path.unlink()  # a hard link to the start's
@@ -209,7 +209,7 @@ def test_a_pack_that_is_missing_is_named(bench: Bench, target: Bench) -> None:
 
 def test_what_another_pack_holds_too_is_taken_from_there(bench: Bench, target: Bench, zygote: Zygote) -> None:
     """A full backup has stored anew what a lost pack held."""
-    name = sorted(bench.names("data"))[0]
+    name = min(bench.names("data"))
     os.unlink(pack_path(bench, name))
     change_source(bench.source, 7)
     full = bench.spec("f" * 32, kind="full")
@@ -221,7 +221,7 @@ def test_what_another_pack_holds_too_is_taken_from_there(bench: Bench, target: B
 
 def test_a_damaged_snapshot_is_named(bench: Bench, target: Bench) -> None:
     """The others arrive."""
-    one = sorted(bench.names("snapshots"))[0]
+    one = min(bench.names("snapshots"))
     path = Path(bench.path, "snapshots", one)
     content = path.read_bytes()
     path.unlink()
@@ -249,7 +249,7 @@ def test_another_repository_of_that_name_is_refused(bench: Bench, target: Bench)
 def test_a_pack_that_lies_there_in_another_size_is_copied_again(bench: Bench, target: Bench) -> None:
     """Nobody knows who has cut it."""
     os.makedirs(target.site, exist_ok=True)
-    name = sorted(bench.names("data"))[0]
+    name = min(bench.names("data"))
     path = pack_path(target, name)
     os.makedirs(os.path.dirname(path))
     Path(path).write_bytes(b"cut")
