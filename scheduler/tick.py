@@ -182,9 +182,7 @@ def _open_copies(fleet: Fleet, pools: Ledger, now: datetime) -> list[RunRequest]
             if word in _FRESH:
                 opened.append(request)
     for request in opened:
-        about = {"source": request.source, "kind": request.kind.value, "site": str(request.options["site"])}
-        with logs.about_run(run=request.id, **about, attempt=0):
-            _log.info("due", slot=request.slot)
+        _say_due(request, str(request.options["site"]), 0)
     return opened
 
 
@@ -206,9 +204,13 @@ def _tell_due(pools: Ledger, opened: Sequence[tuple[Wanted, RunRequest, Opened]]
     again = [(one.realm, request.id) for one, request, word in opened if word is Opened.REOPENED]
     attempts = {run.id: run.attempt for run in sweep.load(pools, again)}
     for one, request, _ in opened:
-        about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": one.row.site}
-        with logs.about_run(**about, attempt=attempts.get(request.id, 0)):
-            _log.info("due", slot=request.slot)
+        _say_due(request, one.row.site, attempts.get(request.id, 0))
+
+
+def _say_due(request: RunRequest, site: str, attempt: int) -> None:
+    about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": site}
+    with logs.about_run(**about, attempt=attempt):
+        _log.info("due", slot=request.slot)
 
 
 def _tell_unknown(unknown: Mapping[str, str]) -> None:

@@ -145,6 +145,7 @@ def test_a_workers_role_says_what_it_consumes(role: str, *, restores: bool, othe
     assert set(worker_queues(role, ["db1"], ["nas"])) == {
         *({"restore", "pool.nas.restore", "host.db1.restore"} if restores else ()),
         *({"backup", "maintenance", "pool.nas.backup", "pool.nas.maintenance", "host.db1"} if others else ()),
+        *({"replication", "pool.nas.replication"} if others else ()),
     }
     own = {*({"host.db1.restore"} if restores else ()), *({"host.db1"} if others else ())}
     assert set(worker_queues(role, ["db1"], agent=True)) == own
