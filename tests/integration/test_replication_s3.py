@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ class Sites:
 
 
 @pytest.fixture
-def sites(minio_server: MinioServer, tmp_path: Path) -> Sites:
+def sites(minio_server: MinioServer, tmp_path: Path) -> Iterator[Sites]:
     """See `Sites`."""
     with MinioServer(str(tmp_path / "minio")) as second:
         yield Sites(minio_server, second, tmp_path)
