@@ -123,8 +123,7 @@ def because(fleet: Fleet, source: Source) -> str:
 
 
 def warnings(fleet: Fleet) -> Iterator[str]:
-    """What is valid and yet may not be what was meant, or is not done by this release, or can't be on this machine."""
-    yield from fleet.not_done()
+    """What is valid and yet may not be what was meant, or can't be on this machine."""
     if fleet.inventory is not None:
         if said := trouble(place_in(fleet.state_dir).read_state(), fleet.inventory, time.time()):
             yield f"inventory: {said}"

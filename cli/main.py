@@ -40,6 +40,7 @@ COMMANDS = {
     "dump": "Write a file, or a directory as tar, to stdout.",
     "verify": "Check that what is stored can be restored.",
     "restore-test": "Restore a sample to a scratch folder, compare and time it.",
+    "replicate": "Bring snapshots to another site.",
     "retention": "Show which snapshots stay, which go, and why.",
     "hold": "Hold snapshots, so that nothing forgets them.",
     "forget": "Forget snapshots that no rule keeps.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import format as show
-from cli.commands import backup, forget, restore_test
+from cli.commands import backup, forget, replicate, restore_test
 from cli.progress import describe
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ def _said(run: Run) -> list[str]:
         return _backup(run)
     if run.request.kind.value == "forget" and "forgotten" in run.result:
         return [f"result   {line}" for line in forget.describe(run.result)]
+    if run.request.kind.value == "replicate" and "owed" in run.result:
+        return [f"result   {line}" for line in replicate.describe(run.result)]
     if run.request.kind.value == "restore-test" and "snapshot_time" in run.result:
         return [f"result   {line}" for line in restore_test.describe(run.result)]
     return _result(run.result)

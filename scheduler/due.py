@@ -17,17 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from scheduler.timetable import Slots, newest_slot
 from shared.ledger.model import Evidence, RunKind, slot_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from scheduler.timetable import Schedule
-    from shared.repository.snapshot import Snapshot
 
 _TRUSTED = timedelta(hours=1)  # by which evidence may lie ahead
 _NEVER = Evidence()
@@ -64,27 +61,3 @@ def due(slots: Slots, evidence: Evidence | None, now: datetime) -> Due | None:
     if slots.incremental > known.last:
         return Due(RunKind.INCREMENTAL, slots.incremental)
     return None
-
-
-def evidence_of(source: str, snapshots: Iterable[Snapshot], latest: str = "") -> Evidence | None:
-    """What a repository's snapshots say of a source; None where there is none of it.
-
-    A snapshot without a slot (made with --direct) counts from when it began. Slots later than `latest` don't count.
-    """
-    return evidence_in(snapshots, latest).get(source)
-
-
-def evidence_in(snapshots: Iterable[Snapshot], latest: str = "") -> dict[str, Evidence]:
-    """The same of each source that shares the repository."""
-    found: dict[str, Evidence] = {}
-    for snapshot in snapshots:
-        began = datetime.fromtimestamp((snapshot.began or snapshot.time) // 1_000_000_000, UTC)
-        slot = snapshot.tag("slot") or slot_text(began)
-        if latest and slot > latest:
-            continue
-        known = found.get(snapshot.source, _NEVER)
-        full = max(snapshot.tag("lastfull"), slot if snapshot.tag("kind") == "full" else "")
-        if not latest or full <= latest:
-            known = Evidence(known.last, max(known.last_full, full))
-        found[snapshot.source] = Evidence(max(known.last, slot), known.last_full)
-    return found

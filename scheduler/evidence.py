@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from scheduler.due import evidence_in, horizon
+from scheduler.due import horizon
 from shared.config.opening import open_repository
 from shared.errors import ConfigError, HoldfastError, StorageError
+from shared.evidence import evidence_in
 from shared.observability.structured import structlog
 from shared.repository.errors import RepositoryMissing
 from shared.storage.api import MissingObject, Transient

@@ -223,6 +223,8 @@ class FactReader:
         """
         if run.kind in UPKEEP and host == "":
             self._kept.add(run.source)
+        if run.kind is RunKind.REPLICATE and host == "" and run.source in self._homes:
+            self._learn_copy(run)
         if not run.kind.is_backup or self._homes.get(run.source) != host:
             return
         before = self.facts.last.get(run.source)
@@ -236,6 +238,14 @@ class FactReader:
             if site not in sites or sites[site].start < start:
                 snapshot = run.result.get("snapshot")
                 sites[site] = Good(start, run.ended, snapshot if isinstance(snapshot, str) else "")
+
+    def _learn_copy(self, run: SeenRun) -> None:
+        """The newest complete snapshot that a replication has found, or brought, where it was to arrive."""
+        site, snapshot, began = (run.result.get(name) for name in ("site", "good", "good_began"))
+        if isinstance(site, str) and isinstance(snapshot, str) and snapshot and isinstance(began, int | float):
+            sites = self.facts.good.setdefault(run.source, {})
+            if site not in sites or sites[site].start < began:
+                sites[site] = Good(float(began), run.ended, snapshot)
 
     def _forget(self, host: str) -> None:
         for realm, source in [one for one in self._known if one[0] == host]:
@@ -252,6 +262,7 @@ class FactReader:
         self._known &= mine
         unseen = sorted(mine - self._known)
         self._kept.update(source for _, source in unseen)
+        unseen += [("", name) for host, name in unseen if host and _is_copied(fleet, name)]
         keys = tuple(self._keys[host].history(source) for host, source in unseen)
         histories = bulk.slices(self._pools, keys, 0, _STEP - 1)
         wanted = [(host, one) for (host, _), ids in zip(unseen, histories, strict=True) for one in ids]
@@ -264,8 +275,10 @@ class FactReader:
         bare = sorted(one for one in mine if one[1] not in self.facts.last)
         told = bulk.hashes(self._pools, tuple(self._keys[host].evidence(source) for host, source in bare))
         for (_, source), fields in zip(bare, told, strict=True):
-            slots = {name.removesuffix("|last"): slot for name, slot in fields.items() if name.endswith("|last")}
-            self.facts.good[source] = {site: Good(_slot(slot), 0.0) for site, slot in slots.items() if _slot(slot)}
+            slots = {name.rpartition("|")[0]: slot for name, slot in fields.items() if name.endswith("|last")}
+            good = {site: Good(_slot(slot), 0.0) for site, slot in slots.items() if _slot(slot)}
+            copies = self.facts.good.get(source, {})  # what replications have told, if any have
+            self.facts.good[source] = {**good, **{site: one for site, one in copies.items() if one.snapshot}}
 
     def _look_at_upkeep(self, fleet: Fleet) -> None:
         changed = sorted(self._kept & fleet.sources.keys())
@@ -299,6 +312,12 @@ def _redis_state(info: Mapping[str, Any]) -> RedisState:
         clients=int(info.get("connected_clients", 0)),
         clients_limit=int(info.get("maxclients", 0)),
     )
+
+
+def _is_copied(fleet: Fleet, source: str) -> bool:
+    """Whether there may be replications of it, which lie in the pools' realm."""
+    policy = fleet.policy_for(source)
+    return policy is not None and policy.copies is not None
 
 
 @lru_cache(maxsize=2)

@@ -78,6 +78,8 @@ def _wants(fleet: Fleet, policy: Policy) -> Iterator[tuple[RunKind, float]]:
         yield RunKind.VERIFY, policy.verify
     if policy.restore_test is not None:
         yield RunKind.RESTORE_TEST, policy.restore_test
+    if policy.copies is not None:
+        yield RunKind.REPLICATE, DAY
 
 
 def _executor(source: SourceFacts) -> str:

@@ -81,6 +81,7 @@ class _Fenced:
     fence: Fence
     repository: str
     asked: float
+    sites: set[str]  # that are still to be looked at; a replication has a lock at two
 
     def left(self, lock: LockInfo) -> bool:
         """Whether the lock is its holder's."""
@@ -110,13 +111,15 @@ class Unlocker:
             if place is None:
                 ledger.unfence(fence)  # its lock counts no more, or it never had one
                 continue
-            site, repository, run = place
-            work.setdefault(site, []).append(_Fenced(ledger, run, fence, repository, time.monotonic()))
-        for site, fenced in work.items():
+            sites, repository, run = place
+            fenced = _Fenced(ledger, run, fence, repository, time.monotonic(), set(sites))
+            for site in sites:
+                work.setdefault(site, []).append(fenced)
+        for site, theirs in work.items():
             busy = self._threads.get(site)
             if (busy and busy.is_alive()) or time.monotonic() - self._failed.get(site, -AGAIN) < AGAIN:
                 continue
-            thread = threading.Thread(target=self._unlock, args=(site, fenced), name=f"unlock-{site}", daemon=True)
+            thread = threading.Thread(target=self._unlock, args=(site, theirs), name=f"unlock-{site}", daemon=True)
             self._threads[site] = thread
             thread.start()
 
@@ -125,14 +128,14 @@ class Unlocker:
         for thread in self._threads.values():
             thread.join(seconds)
 
-    def _place(self, ledger: Ledger, run_id: str) -> tuple[str, str, Run] | None:
-        """Site, repository and run of one that locks under its id; None where it is gone, or is none of those."""
+    def _place(self, ledger: Ledger, run_id: str) -> tuple[list[str], str, Run] | None:
+        """Sites, repository and run of one that locks under its id; None where it is gone, or is none of those."""
         run = ledger.get(run_id)
         if run is None or not run.request.kind.locks_by_id:
             return None
-        site = topology.site_of(self.fleet, run.request)
+        sites = [site for site in topology.sites_of(self.fleet, run.request) if site in self.fleet.sites]
         try:
-            return (site, self.fleet.repository_of(run.request.source), run) if site in self.fleet.sites else None
+            return (sites, self.fleet.repository_of(run.request.source), run) if sites else None
         except ConfigError:
             return None  # the source is no longer configured
 
@@ -144,7 +147,9 @@ class Unlocker:
                     if repository is not None:
                         _remove(repository, fenced)
                         _amend(repository, site, fenced)
-                fenced.ledger.unfence(fenced.fence)
+                fenced.sites.discard(site)
+                if not fenced.sites:
+                    fenced.ledger.unfence(fenced.fence)
         except LedgerError as error:
             _log.warning("Redis is away; locks are looked for again", site=site, reason=str(error))
         except HoldfastError as error:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from scheduler.evidence import StillAsking
 from scheduler.reaper import reap
+from scheduler.replication import AT_ONCE, copies_due, copies_of, request_of, some_of
 from scheduler.standing import Wanted, admission_of, in_turn, let_in, survey, table_of
 from shared.errors import HoldfastError, LedgerError
 from shared.ledger import sweep
 from shared.ledger.model import Opened, RunRequest, run_id_for_slot
 from shared.messaging.bell import waiting
 from shared.messaging.client import realms
-from shared.messaging.names import queue_of
+from shared.messaging.names import REPLICATION, queue_of
 from shared.observability import logs
 from shared.observability.structured import structlog
 
@@ -84,7 +85,8 @@ def tick(
     _tell_unknown(ticked.unknown)
     opened = _open(fleet, pools, standing, admission_of(fleet, table, states), ticked)
     opened += _open_upkeep(fleet, pools, standing)
-    ticked.opened = [request for _, request, _ in opened]
+    copied = _open_copies(fleet, pools, now)
+    ticked.opened = [request for _, request, _ in opened] + copied
     _tell_due(pools, opened)
     ring([(request.id, request.queue) for request in ticked.opened])
     return ticked
@@ -165,6 +167,25 @@ def _open_upkeep(fleet: Fleet, pools: Ledger, standing: Standing) -> list[tuple[
     return [(*both, word) for both, (word, _) in zip(due, answers, strict=True) if word in _FRESH]
 
 
+def _open_copies(fleet: Fleet, pools: Ledger, now: datetime) -> list[RunRequest]:
+    """Replications, so many at a time: what is owed does not run away."""
+    copies = copies_of(fleet)
+    if not copies.rows:
+        return []
+    found = zip(copies.rows, sweep.states(pools, copies.origins), sweep.states(pools, copies.places), strict=True)
+    left = [request_of(*one) for one in some_of(copies_due(found, now), now)]
+    room = AT_ONCE - waiting(pools.client, [REPLICATION])[REPLICATION] if left else 0
+    opened: list[RunRequest] = []
+    while left and len(opened) < room:  # those that are open already, or wait after a failure, take no room
+        some, left = left[:AT_ONCE], left[AT_ONCE:]
+        for request, (word, _) in zip(some, sweep.open_runs(pools, [("", one) for one in some]), strict=True):
+            if word in _FRESH:
+                opened.append(request)
+    for request in opened:
+        _say_due(request, str(request.options["site"]), 0)
+    return opened
+
+
 def _request(fleet: Fleet, one: Wanted) -> RunRequest:
     row, run = one.row, one.due
     return RunRequest(
@@ -183,9 +204,13 @@ def _tell_due(pools: Ledger, opened: Sequence[tuple[Wanted, RunRequest, Opened]]
     again = [(one.realm, request.id) for one, request, word in opened if word is Opened.REOPENED]
     attempts = {run.id: run.attempt for run in sweep.load(pools, again)}
     for one, request, _ in opened:
-        about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": one.row.site}
-        with logs.about_run(**about, attempt=attempts.get(request.id, 0)):
-            _log.info("due", slot=request.slot)
+        _say_due(request, one.row.site, attempts.get(request.id, 0))
+
+
+def _say_due(request: RunRequest, site: str, attempt: int) -> None:
+    about = {"run": request.id, "source": request.source, "kind": request.kind.value, "site": site}
+    with logs.about_run(**about, attempt=attempt):
+        _log.info("due", slot=request.slot)
 
 
 def _tell_unknown(unknown: Mapping[str, str]) -> None:

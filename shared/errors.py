@@ -10,7 +10,8 @@ HoldfastError                     1  something failed that has no class of its o
 │   ├── Damaged                  24  bytes that do not verify: names object, expected, got
 │   ├── Locked                   25  another holder's lock is in the way
 │   ├── KeyNeeded                27  a password in use would open it no more
-│   └── SnapshotNeeded           28  the last good one of its source, or under a hold
+│   ├── SnapshotNeeded           28  the last good one of its source, or under a hold
+│   └── AnotherRepository        29  under the same name, at another site
 ├── StorageError                 30  shared.storage
 │   ├── MissingObject            31  no such object
 │   ├── Denied                   32  credentials may not do this

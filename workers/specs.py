@@ -24,6 +24,7 @@ from workers.maintenance.prune_spec import PruneSpec
 from workers.maintenance.restore_test_spec import RestoreTestSpec
 from workers.maintenance.spec import VerifySpec
 from workers.programs.program import ProgramSpec
+from workers.replication.spec import ReplicateSpec
 from workers.restore.spec import RestoreSpec
 from workers.restore.within import TargetRefused
 from workers.scratch import scratch_of
@@ -43,11 +44,12 @@ ENGINES = {
     RunKind.PRUNE: "workers.maintenance.prune_process",
     RunKind.RESTORE_TEST: "workers.maintenance.restore_test_process",
     RunKind.SHARD: "workers.backup",
+    RunKind.REPLICATE: "workers.replication",
 }
 _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd's; 0 stores as it is
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
 _SECRET = {"passwords", "fleet_secret", "recovery_password"}
-_FIXED = {"site", "repository", "run", "cache_dir", "state_dir", "limits", "tag", *_SECRET}
+_FIXED = {"site", "origin", "repository", "run", "cache_dir", "state_dir", "limits", "tag", *_SECRET}
 _FIXED |= {"within", "into"}  # where it may write, and what it may run
 
 
@@ -92,6 +94,8 @@ def spec_for(
         return prune_spec(fleet, request.source, request.options, run=request.id).to_json()
     if request.kind is RunKind.RESTORE_TEST:
         return restore_test_spec(fleet, request.source, request.options, run=request.id).to_json()
+    if request.kind is RunKind.REPLICATE:
+        return replicate_spec(fleet, request.source, request.options, run=request.id).to_json()
     return verify_spec(fleet, request.source, request.options).to_json()
 
 
@@ -357,6 +361,38 @@ def restore_test_spec(fleet: Fleet, source: str, options: Mapping[str, object], 
         cache_dir=fleet.cache_dir,
         scratch=scratch_of(fleet.source(source)),
         state_dir=fleet.state_dir,
+    )
+
+
+def replicate_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, run: str) -> ReplicateSpec:
+    """One replication of a source to the `site` that `options` name, from its primary or the `origin` they name.
+
+    Raises ConfigError.
+    """
+    _allowed(options, {"site", "origin"}, "replication")
+    site = str(options.get("site") or "")
+    origin = str(options.get("origin") or topology.current(fleet).primary(source))
+    if site == origin or not site:
+        raise ConfigError(
+            f"source {source} can't be replicated from site {origin} to {site or 'no site'}",
+            hint="Name another site: holdfast replicate SOURCE --to SITE",
+        )
+    for name in (site, origin):
+        if fleet.site(name).witness:
+            raise ConfigError(f"site {name} is a witness, which keeps no copies", hint="Name another site")
+    repository = fleet.repository_of(source)
+    policy = fleet.policy_for(source)
+    return ReplicateSpec(
+        site=site_spec(fleet, site),
+        origin=site_spec(fleet, origin),
+        repository=repository,
+        source=source,
+        run=run,
+        passwords=passwords(fleet, repository),
+        rules=policy.retention.rules_at(site) if policy and policy.retention else None,
+        timezone=policy.timezone if policy else "UTC",
+        cache_dir=fleet.cache_dir,
+        limits=engine_limits(fleet),
     )
 
 

@@ -190,6 +190,9 @@ def _note(ledger: Ledger, run: Run, result: Mapping[str, object]) -> None:
             value if isinstance(value := result.get(key), int | float) else 0 for key in ("exit_code", "rate")
         )
         ledger.note_upkeep(run.request.source, site, kind, _slot(run), code=int(code), rate=rate)
+    if kind is RunKind.REPLICATE and result.get("last"):
+        evidence = Evidence(str(result["last"]), str(result.get("last_full", "")))
+        ledger.note_evidence(run.request.source, site, evidence)
     if not kind.is_backup:
         return
     slot = _slot(run)

@@ -48,8 +48,6 @@ def command(app: App, concurrency: int | None, restores: int, detach: bool, stat
     from workers.up import run_up
 
     config = FleetWatch(app.config_path)
-    for note in config.fleet.not_done():
-        app.warn(note)
     slots = Slots(concurrency or config.fleet.limits.runs, restores)
     return _detach(app, config, slots) if detach else run_up(config, slots)
 

@@ -48,13 +48,6 @@ def check(file: FleetFile) -> Iterator[tuple[Path, str]]:
         yield ("inventory", "command"), _PIPE.format(what="an answer")
 
 
-def not_done(file: FleetFile) -> Iterator[str]:
-    """What the file asks for and this release does not do, though nothing is lost by it: for a person to know."""
-    for name, policy in file.policies.items():
-        if policy.copies is not None:
-            yield f"policies.{name}.copies: this release makes no copies at other sites"
-
-
 def _secrets(file: FleetFile) -> Iterator[tuple[Path, str]]:
     """A fleet's file has the fleet's secrets. An agent's has none of them, or a stolen server opens everything."""
     fleets = (("secret", file.secret), ("recovery_password", file.recovery_password))

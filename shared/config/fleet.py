@@ -10,7 +10,6 @@ from typing import Any, Self, TypeVar
 from shared.config import loader
 from shared.config.around import Into
 from shared.config.assembly import Seen
-from shared.config.checks import not_done
 from shared.config.choice import PolicyChoice
 from shared.config.inventory import Inventory, own_place, state_dir
 from shared.config.limits import Limits
@@ -113,10 +112,6 @@ class Fleet:
     def cache_dir(self) -> str:
         """What may be deleted at any time: /var/cache/holdfast for a file below /etc, else `.holdfast/cache`."""
         return self._file.cache_dir or own_place(self.path, self.directory, "/var/cache/holdfast", "cache")
-
-    def not_done(self) -> list[str]:
-        """What the file asks for and this release does not do; each a sentence for people."""
-        return list(not_done(self._file))
 
     def site(self, name: str) -> Site:
         """A site by its id. Raises ConfigError."""

@@ -67,6 +67,7 @@ class RunKind(_Open):
     PRUNE = "prune"
     RESTORE_TEST = "restore-test"
     SHARD = "shard"  # a part of a backup that was cut
+    REPLICATE = "replicate"
 
     @property
     def is_backup(self) -> bool:
@@ -85,16 +86,17 @@ class RunKind(_Open):
 
     @property
     def at_site(self) -> bool:
-        """Whether it needs a site alone: then workers of the pools do it, and no server's own agent."""
-        return self.deletes or self in {RunKind.VERIFY, RunKind.RESTORE_TEST}
+        """Whether it needs sites alone: then workers of the pools do it, and no server's own agent."""
+        return self.deletes or self in {RunKind.VERIFY, RunKind.RESTORE_TEST, RunKind.REPLICATE}
 
     @property
     def locks_by_id(self) -> bool:
         """Whether its repository lock bears the run's id, so that the lock of a dead worker can be told and removed."""
-        return self.reads_source or self.deletes
+        return self.reads_source or self.deletes or self is RunKind.REPLICATE
 
 
-UPKEEP = (RunKind.FORGET, RunKind.PRUNE, RunKind.VERIFY, RunKind.RESTORE_TEST)  # what comes back by itself
+# What comes back by itself. The ledger's scripts know the order.
+UPKEEP = (RunKind.FORGET, RunKind.PRUNE, RunKind.VERIFY, RunKind.RESTORE_TEST, RunKind.REPLICATE)
 
 
 class RunState(_Open):

@@ -100,8 +100,10 @@ for i = 1, #asked, 3 do
   local evidence = prefix .. 'evidence:' .. source
   local slots = look({}, 'HMGET', evidence, site .. '|last', site .. '|full')
   local kept = look({}, 'HMGET', 'hf:upkeep:' .. source, site .. '|forget', site .. '|prune', site .. '|verify',
-                    site .. '|restore-test')
-  local done = (kept[1] or '') .. ' ' .. (kept[2] or '') .. ' ' .. (kept[3] or '') .. ' ' .. (kept[4] or '')
+                    site .. '|restore-test', site .. '|replicate')
+  local done = {}
+  for j = 1, 5 do done[j] = kept[j] or '' end
+  done = table.concat(done, ' ')
   local backups = ''
   for _, id in ipairs(look({}, 'SMEMBERS', prefix .. 'backups:' .. source)) do
     local state, opened = unpack(look({}, 'HMGET', prefix .. 'run:' .. id, 'state', 'opened'))
@@ -112,7 +114,7 @@ for i = 1, #asked, 3 do
   all[at + 1] = slots[1] or ''
   all[at + 2] = slots[2] or ''
   all[at + 3] = backups
-  all[at + 4] = #done > 3 and done or ''
+  all[at + 4] = #done > 4 and done or ''
 end
 return cjson.encode(all)
 """

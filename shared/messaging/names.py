@@ -24,7 +24,8 @@ SCHEDULER = "scheduler"
 BACKUP = "backup"
 RESTORE = "restore"
 MAINTENANCE = "maintenance"
-CAPABILITIES = (BACKUP, RESTORE, MAINTENANCE)
+REPLICATION = "replication"
+CAPABILITIES = (BACKUP, RESTORE, MAINTENANCE, REPLICATION)
 
 ALL = "all"
 ROLES = (ALL, RESTORE)
@@ -38,6 +39,7 @@ _CAPABILITY = {
     RunKind.PRUNE: MAINTENANCE,
     RunKind.RESTORE_TEST: MAINTENANCE,
     RunKind.SHARD: BACKUP,
+    RunKind.REPLICATE: REPLICATION,
 }
 _HOST = "host."
 _RESTORES = f".{RESTORE}"  # no host's name ends so: the configuration refuses that
@@ -66,9 +68,10 @@ def realm_of(kind: RunKind, source: SourceFacts) -> str:
 def queue_of(kind: RunKind, source: SourceFacts) -> str:
     """Where a run of this source is rung: its host's queue, or its pool's, for this kind of work.
 
-    What deletes goes to the unnamed pool: it needs the site alone, and rights there that an agent must not have.
+    What deletes, and what passes from site to site, goes to the unnamed pool: it needs sites alone, and rights there
+    that an agent must not have.
     """
-    if kind.deletes:
+    if kind.deletes or kind is RunKind.REPLICATE:
         return _CAPABILITY[kind]
     if source.host and not kind.at_site:
         return host_restore_queue(source.host) if kind is RunKind.RESTORE else host_queue(source.host)

@@ -22,6 +22,7 @@ from shared.repository.gojson import go_unquote, json_string, name_string, parse
 # Go's FileMode bits, by the file type that the node's `type` names.
 MODE_DIR, MODE_SYMLINK, MODE_DEVICE, MODE_FIFO, MODE_SOCKET = 1 << 31, 1 << 27, 1 << 26, 1 << 25, 1 << 24
 MODE_SETUID, MODE_SETGID, MODE_CHARDEV, MODE_STICKY = 1 << 23, 1 << 22, 1 << 21, 1 << 20
+_ID_SIZE = 32
 _KINDS = {
     stat.S_IFREG: ("file", 0),
     stat.S_IFDIR: ("dir", MODE_DIR),
@@ -233,3 +234,25 @@ def _decode_node(entry: dict[str, Any]) -> Node:
     if node.type == "file" and (node.content is None or {*map(len, node.content)} - {32}):
         raise Damaged(f"tree: the file {name!r} has no content list")
     return node
+
+
+def references(raw: bytes) -> tuple[list[bytes], list[bytes]]:
+    """The subtrees and the data blobs that a tree refers to. Raises Damaged."""
+    subtrees: list[str] = []
+    content: list[str] = []
+    try:
+        for node in orjson.loads(raw)["nodes"] or ():
+            if blobs := node.get("content"):
+                content += blobs
+            if subtree := node.get("subtree"):
+                subtrees.append(subtree)
+        return _ids(subtrees), _ids(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"tree: a node is not as expected ({error!r})") from error
+
+
+def _ids(names: list[str]) -> list[bytes]:
+    raw = bytes.fromhex("".join(names))
+    if len(raw) != _ID_SIZE * len(names) or any(len(name) != 2 * _ID_SIZE for name in names):
+        raise ValueError("an id that has not 32 bytes")
+    return [raw[at : at + _ID_SIZE] for at in range(0, len(raw), _ID_SIZE)]

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from shared.errors import ConfigError
+from shared.ledger.model import RunKind
 from shared.topology.errors import StaleEpoch
 from shared.topology.memory import Memory
 from shared.topology.register import Register, View
@@ -94,6 +95,16 @@ def site_of(fleet: Fleet, request: RunRequest) -> str:
         return current(fleet).primary(request.source)
     except ConfigError:
         return ""
+
+
+def sites_of(fleet: Fleet, request: RunRequest) -> list[str]:
+    """All the sites at which a run has a lock: a replication reads from another one."""
+    sites = [site_of(fleet, request)]
+    if request.kind is RunKind.REPLICATE:
+        options = {name: value for name, value in request.options.items() if name != "site"}
+        origin = options.get("origin")
+        sites.append(str(origin) if origin else site_of(fleet, replace(request, options=options)))
+    return [site for site in dict.fromkeys(sites) if site]
 
 
 def guard(fleet: Fleet, repository: str, epoch: Epoch) -> None:

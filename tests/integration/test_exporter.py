@@ -275,7 +275,9 @@ def test_open_runs_leases_and_queues(redis: tuple[Ledger, ValkeyServer], small: 
     assert found["holdfast_source_running"] == {("web1",): 1}
     assert {queue: count for queue, count in found["holdfast_leases"].items() if count} == {("backup",): 1}
     assert {queue: count for queue, count in found["holdfast_queue_length"].items() if count} == {("backup",): 2}
-    assert set(found["holdfast_queue_length"]) == {("backup",), ("maintenance",), ("restore",), ("scheduler",)}
+    assert set(found["holdfast_queue_length"]) == {
+        (queue,) for queue in ("backup", "maintenance", "replication", "restore", "scheduler")
+    }
     assert 5 <= found["holdfast_queue_oldest_seconds"][("backup",)] < 60
 
 

@@ -155,6 +155,12 @@ class Speaker:
         self.ask("restore --into", "restore", f"data:{data}/sub/new", *into)
         self.ask("verify", "verify", "data", "--direct", "--data")
         self.ask("restore-test", "restore-test", "data", "--direct", "--whole")
+        path = self.shop.conf / "holdfast.yaml"
+        text = path.read_text()
+        (self.shop.conf / "second").mkdir()
+        path.write_text(text.replace("  main:\n", "  second: {url: second}\n  main:\n", 1))
+        self.ask("replicate", "replicate", "data", "--to", "second", "--direct")
+        path.write_text(text)
 
     def retention(self) -> None:
         """What stays, what is held, what is forgotten."""

@@ -121,7 +121,14 @@ def _prune(arguments: dict[str, Any], on_event: Callable[[dict[str, Any]], None]
     return run_prune(PruneSpec.from_json(arguments), on_event, lambda: None).to_json()
 
 
-JOBS = {"backup": _backup, "create": _create, "forget": _forget, "prune": _prune}
+def _replicate(arguments: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    from workers.replication.run import run_replicate
+    from workers.replication.spec import ReplicateSpec
+
+    return run_replicate(ReplicateSpec.from_json(arguments), on_event).to_json()
+
+
+JOBS = {"backup": _backup, "create": _create, "forget": _forget, "prune": _prune, "replicate": _replicate}
 
 
 def wrap_stores(trap: Trap) -> None:
@@ -201,6 +208,7 @@ def main() -> None:
         "workers.backup.run",
         "workers.maintenance.forget",
         "workers.maintenance.prune",
+        "workers.replication.run",
         "shared.repository.indexcache",
         "shared.storage.directory",
     ):

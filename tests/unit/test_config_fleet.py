@@ -337,14 +337,6 @@ def test_policies_are_found_as_if_each_was_asked(selects: list[list[str]], label
     assert len(choice.best(labels)) == sum(one.select.rank == asked[0].select.rank for one in asked)
 
 
-def test_what_this_release_does_not_do_is_said(tmp_path: Path) -> None:
-    """Nobody believes in copies that are not made."""
-    assert Fleet.load(write(tmp_path, GOOD)).not_done() == [
-        "policies.databases.copies: this release makes no copies at other sites",
-        "policies.rest.copies: this release makes no copies at other sites",
-    ]
-
-
 @pytest.mark.parametrize(
     ("sites", "said"),
     [

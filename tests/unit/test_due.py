@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.due import Due, evidence_of, newest_slots
+from scheduler.due import Due, newest_slots
 from scheduler.due import due as due_now
 from scheduler.timetable import newest_slot
 from shared.config.values import Schedule
+from shared.evidence import evidence_of
 from shared.ledger.model import Evidence, RunKind, run_id_for_slot, slot_text, slot_time
 from shared.repository.snapshot import Snapshot
 

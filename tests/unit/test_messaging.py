@@ -93,13 +93,14 @@ def test_a_run_is_rung_where_its_source_can_be_read(tmp_path: os.PathLike[str]) 
 
 @pytest.mark.parametrize("kind", [kind for kind in RunKind if kind.at_site])
 def test_what_needs_the_site_alone_is_for_the_pools(tmp_path: os.PathLike[str], kind: RunKind) -> None:
-    """Also of a host's source: an agent does none of it. What deletes is for the unnamed pool alone."""
+    """Also of a host's source: an agent does none of it. What deletes or replicates is for the unnamed pool alone."""
     small = SmallFleet(str(tmp_path))
     source = small.fleet.source("web1")
     for more in ({"host": "db1"}, {"pool": "nas"}, {}):
         here = source.model_copy(update=more)
-        own = "pool" in more and not kind.deletes
-        assert (queue_of(kind, here), realm_of(kind, here)) == ("pool.nas.maintenance" if own else "maintenance", "")
+        own = "pool" in more and not kind.deletes and kind is not RunKind.REPLICATE
+        queue = "replication" if kind is RunKind.REPLICATE else "maintenance"
+        assert (queue_of(kind, here), realm_of(kind, here)) == (f"pool.nas.{queue}" if own else queue, "")
     run = RunRequest("0" * 32, kind, "web1")
     with pytest.raises(ConfigError, match=f"an agent does no {kind.value}"):
         specs.spec_for(small.fleet, run, agent=True)
@@ -144,6 +145,7 @@ def test_a_workers_role_says_what_it_consumes(role: str, *, restores: bool, othe
     assert set(worker_queues(role, ["db1"], ["nas"])) == {
         *({"restore", "pool.nas.restore", "host.db1.restore"} if restores else ()),
         *({"backup", "maintenance", "pool.nas.backup", "pool.nas.maintenance", "host.db1"} if others else ()),
+        *({"replication", "pool.nas.replication"} if others else ()),
     }
     own = {*({"host.db1.restore"} if restores else ()), *({"host.db1"} if others else ())}
     assert set(worker_queues(role, ["db1"], agent=True)) == own

@@ -10,13 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
-
 from shared.repository.crypto import Buffer, MasterKey
 from shared.repository.errors import Damaged
 from shared.repository.indexcache import IndexCache
 from shared.repository.pack import Blob, BlobType, PackBuilder, from_records
 from shared.repository.repository import Repository, pack_key
+from shared.repository.tree import references
 from shared.storage.api import MissingObject, Permanent, Staged
 from workers.access import Look, WholeFirst, is_remote, open_index, repository_store
 from workers.backup.engine.packer import StoredPack, Uploader
@@ -30,35 +29,12 @@ from workers.restore.reading import Reader, Span
 
 _GAP = 1 << 20  # bytes that are rather read than gone around
 _AT_ONCE = 16 << 20  # bytes of a pack that are read with one request
-_ID = 32
 
 
 def main(channel: Channel) -> None:
     """Serve one coordinator until its socket closes."""
     keep_freed_memory()
     serve(channel, lambda *setup: _Helper(channel.look, *setup))
-
-
-def references(raw: bytes) -> tuple[list[bytes], list[bytes]]:
-    """The subtrees and the data blobs that a tree refers to. Raises Damaged."""
-    subtrees: list[str] = []
-    content: list[str] = []
-    try:
-        for node in orjson.loads(raw)["nodes"] or ():
-            if blobs := node.get("content"):
-                content += blobs
-            if subtree := node.get("subtree"):
-                subtrees.append(subtree)
-        return _ids(subtrees), _ids(content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"tree: a node is not as expected ({error!r})") from error
-
-
-def _ids(names: list[str]) -> list[bytes]:
-    raw = bytes.fromhex("".join(names))
-    if len(raw) != _ID * len(names) or any(len(name) != 2 * _ID for name in names):
-        raise ValueError("an id that has not 32 bytes")
-    return [raw[at : at + _ID] for at in range(0, len(raw), _ID)]
 
 
 class _Helper:

@@ -1,0 +1,84 @@
+"""What a replication is asked to do, and what it says of what it did: both pass over a pipe as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shared.errors import EXIT_OK
+from shared.repository.errors import Damaged
+from shared.retention import Rules
+from workers.backup.spec import SiteSpec
+from workers.limits import EngineLimits
+
+_KEPT_PROBLEMS = 100
+
+
+@dataclass(slots=True)
+class ReplicateSpec:
+    """One replication of one source's snapshots from a site, the `origin`, to another one."""
+
+    site: SiteSpec  # where they are to arrive
+    origin: SiteSpec
+    repository: str
+    source: str
+    run: str  # the id that stands in the locks
+    passwords: list[str] = field(default_factory=list)  # tried in this order
+    rules: Rules | None = None  # of the site where they are to arrive; None: it keeps all
+    timezone: str = "UTC"  # whose days count
+    dry_run: bool = False
+    cache_dir: str = ""
+    limits: EngineLimits = field(default_factory=EngineLimits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the pipe."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ReplicateSpec:
+        """Read what `to_json` gave. Raises TypeError or KeyError for what is not a spec."""
+        sites = {name: SiteSpec(**data[name]) for name in ("site", "origin")}
+        rules = Rules(**data["rules"]) if data["rules"] is not None else None
+        return cls(**{**data, **sites, "rules": rules, "limits": EngineLimits(**data["limits"])})
+
+
+@dataclass(slots=True)
+class ReplicateReport:
+    """What was owed, and what arrived. Sizes in bytes, times in seconds."""
+
+    source: str = ""
+    repository: str = ""
+    site: str = ""  # where they were to arrive
+    origin: str = ""
+    dry_run: bool = False
+    created: bool = False  # whether the repository was made there
+    owed: int = 0  # snapshots, when it began
+    snapshots: int = 0  # of these, that arrived
+    pending: int = 0  # of these, that did not
+    packs: int = 0  # copied
+    bytes: int = 0  # of these
+    packs_there: int = 0  # that were needed, and lay there already
+    index_files: int = 0  # written
+    last: str = ""  # the slot of the newest snapshot that is there now, as evidence has it; empty: there is none
+    last_full: str = ""
+    good: str = ""  # the newest complete snapshot that is there now
+    good_began: float = 0.0  # when it was begun, POSIX seconds
+    errors: int = 0
+    problems: list[dict[str, str]] = field(default_factory=list)  # the first hundred: `object`, `message`
+    notes: list[str] = field(default_factory=list)
+    duration: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """24 (Damaged) where a snapshot could not be brought over, else 0."""
+        return Damaged.exit_code if self.errors else EXIT_OK
+
+    def add(self, thing: str, message: str) -> None:
+        """Count a problem, and keep it while there is room."""
+        self.errors += 1
+        if len(self.problems) < _KEPT_PROBLEMS:
+            self.problems.append({"object": thing, "message": message})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the pipe."""
+        return {**asdict(self), "exit_code": self.exit_code}
