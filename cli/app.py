@@ -77,7 +77,10 @@ class App:
     def result(self, data: object, *lines: str) -> None:
         """What a command found: `data` as JSON with --json, else the lines. Shown with --quiet too."""
         if self.json:
-            click.echo(json.dumps(data, ensure_ascii=False, indent=2, default=str))
+            text = json.dumps(data, ensure_ascii=False, indent=2, default=str)
+            click.echo(
+                text.encode("utf-8", "backslashreplace").decode()
+            )  # names may be anything; JSON reads it as such
         else:
             for line in lines:
                 click.echo(line, color=None if self.color else False)

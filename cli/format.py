@@ -56,6 +56,11 @@ def ago(seconds: float, now: float) -> str:
     return f"{duration(now - seconds)} ago" if now >= seconds else f"in {duration(seconds - now)}"
 
 
+def plain(text: str) -> str:
+    """A text that somebody else wrote, without what would steer a terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
 def iso(seconds: float) -> str:
     """A time in POSIX seconds for programs: `2026-03-02T03:12:07Z`."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

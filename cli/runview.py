@@ -70,10 +70,10 @@ def table(runs: Sequence[Run], now: float) -> list[str]:
             run.id[:ID_SHOWN],
             run.state.value,
             run.request.kind.value,
-            run.request.source,
+            show.plain(run.request.source),
             show.ago(run.ended or run.started or run.opened, now),
             show.duration(max(0.0, (run.ended or now) - run.since)) if run.started else "-",
-            _remark(run),
+            show.plain(_remark(run)),
         )
         for run in runs
     ]

@@ -162,7 +162,7 @@ class FactReader:
 
     def _count(self, hosts: Sequence[str]) -> None:
         """Read what has been counted: runs, failures, retries, bytes; and who is there."""
-        sums, workers = bulk.counts(self._pools, tuple(self._keys[host].prefix for host in hosts))
+        sums, workers, uploads = bulk.counts(self._pools, tuple(self._keys[host].prefix for host in hosts))
         ended: Counter[tuple[str, str]] = Counter()
         errors: Counter[int] = Counter()
         retries: Counter[str] = Counter()
@@ -176,8 +176,9 @@ class FactReader:
                 errors[int(of)] += count
             elif what == "retries":
                 retries[of] += count
-            elif what == "uploaded":
-                uploaded[of] += count
+        for place, source, count in uploads:
+            if hosts[place] in ("", self._homes.get(source)):  # no agent speaks for another's source
+                uploaded[source] += count
         facts = self.facts
         facts.ended, facts.errors, facts.retries, facts.uploaded = ended, errors, retries, uploaded
         facts.workers = workers
@@ -346,8 +347,8 @@ def _seen_run(fields: Mapping[str, str]) -> SeenRun | None:
             exit_code=int(fields["exit_code"] or 0),
             result=result if isinstance(result, dict) else {},
         )
-    except ValueError:
-        return None  # of a release that writes it otherwise
+    except (ValueError, OverflowError, RecursionError):
+        return None  # of a release that writes it otherwise, or of an agent that writes what it likes
 
 
 @lru_cache(maxsize=1 << 15)

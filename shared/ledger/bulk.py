@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from shared.ledger.ledger import Ledger
 
 _AT_ONCE = 500  # keys of one script: a few milliseconds of Redis's time
+_COUNTS_AT_MOST = 2000  # fields of the counts of one host; those of the pools are all read
+_WORKERS_AT_MOST = 20  # of one host
 
 # ARGV: keys as JSON. Answers the lengths of these lists.
 _LENGTHS = """
@@ -61,17 +63,27 @@ end
 return cjson.encode(all)
 """
 
-# ARGV: prefixes of realms as JSON. Answers all their counts, added up, and how many workers that stay consume each
-# queue. What is no count or no list is passed over.
-_COUNTS = """
-local sums, queues = {}, {}
-for _, prefix in ipairs(cjson.decode(ARGV[1])) do
-  local fields = redis.pcall('HGETALL', prefix .. 'counts')
+# ARGV: prefixes of realms as JSON. Answers all their counts, added up, but for the bytes that were uploaded: these as
+# number of the realm (from 0), source and bytes, since no realm may speak for another's source. And how many workers
+# that stay consume each queue. What is no count or no list is passed over.
+_COUNTS = f"""
+local sums, queues, uploads = {{}}, {{}}, {{}}
+for at, prefix in ipairs(cjson.decode(ARGV[1])) do
+  local theirs = string.sub(prefix, 1, 5) == 'hf:h:'
+  local size = theirs and redis.pcall('HLEN', prefix .. 'counts') or 0
+  local fields = {{}}
+  if type(size) == 'number' and size <= {_COUNTS_AT_MOST} then fields = redis.pcall('HGETALL', prefix .. 'counts') end
   for i = 1, #fields, 2 do
     local count = tonumber(fields[i + 1])
-    if count and count >= 0 and count < 2 ^ 53 then sums[fields[i]] = (sums[fields[i]] or 0) + count end
+    if count and count >= 0 and count < 2 ^ 53 then
+      if string.sub(fields[i], 1, 9) == 'uploaded|' then
+        uploads[#uploads + 1] = {{at - 1, string.sub(fields[i], 10), count}}
+      else
+        sums[fields[i]] = (sums[fields[i]] or 0) + count
+      end
+    end
   end
-  for _, name in ipairs(redis.pcall('ZRANGE', prefix .. 'workers', 0, -1)) do
+  for _, name in ipairs(redis.pcall('ZRANGE', prefix .. 'workers', 0, theirs and {_WORKERS_AT_MOST - 1} or -1)) do
     local said = redis.pcall('HGET', prefix .. 'worker:' .. name, 'queues')
     local fine, list = pcall(cjson.decode, said)
     if fine and type(list) == 'table' and redis.call('EXISTS', prefix .. 'drain:' .. name) == 0 then
@@ -81,7 +93,7 @@ for _, prefix in ipairs(cjson.decode(ARGV[1])) do
     end
   end
 end
-return cjson.encode({sums, queues})
+return cjson.encode({{sums, queues, uploads}})
 """
 
 
@@ -107,18 +119,22 @@ def hashes(pools: Ledger, keys: tuple[str, ...]) -> list[dict[str, str]]:
     return [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in found]
 
 
-def counts(pools: Ledger, prefixes: tuple[str, ...]) -> tuple[Counter[str], Counter[str]]:
-    """What is counted in these realms, added up; and how many workers that stay consume each queue.
+def counts(pools: Ledger, prefixes: tuple[str, ...]) -> tuple[Counter[str], Counter[str], list[tuple[int, str, int]]]:
+    """What is counted in these realms, added up; how many workers that stay consume each queue; and uploaded bytes.
+
+    These by the realm's place among `prefixes` and by source: who asks knows whose source lies where.
 
     Raises LedgerAway and LedgerError.
     """
     sums: Counter[str] = Counter()
     workers: Counter[str] = Counter()
-    for counted, queues in _ask(pools, _COUNTS, prefixes):
+    uploads: list[tuple[int, str, int]] = []
+    for batch, (counted, queues, uploaded) in enumerate(_ask(pools, _COUNTS, prefixes)):
         for name, count in dict(counted).items():
             sums[name] += int(count)
         workers.update(dict(queues))
-    return sums, workers
+        uploads += [(batch * _AT_ONCE + at, source, int(count)) for at, source, count in uploaded]
+    return sums, workers, uploads
 
 
 def _ask(pools: Ledger, script: str, keys: tuple[str, ...], *arguments: str) -> Iterator[Any]:

@@ -217,11 +217,19 @@ def states(pools: Ledger, sources: tuple[tuple[str, str, str], ...]) -> list[Sou
     return list(map(SourceState, texts[::4], texts[1::4], texts[2::4], texts[3::4]))
 
 
+def _seconds(milliseconds: str | int) -> float:
+    """A time of Redis's; what is none, or beyond all, is 0: an agent writes its own realm as it likes."""
+    try:
+        return int(milliseconds) / 1000
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def heads(pools: Ledger, hosts: Sequence[str]) -> list[Head]:
     """The top of each of these realms, in that order. Raises LedgerAway and LedgerError."""
     entries = _look(pools, hosts, _HEADS)
     return [
-        Head(host, newest, int(ended) / 1000, tuple(ids))
+        Head(host, newest, _seconds(ended), tuple(ids))
         for host, (newest, ended, ids) in zip(hosts, (one for batch in entries for one in batch), strict=True)
     ]
 

@@ -377,6 +377,37 @@ def test_no_agent_speaks_for_anothers_source(redis: tuple[Ledger, ValkeyServer],
         assert after["holdfast_runs_total"]["other", "other"] == 600 - 32
 
 
+def test_no_agent_adds_to_the_bytes_of_anothers_source(redis: tuple[Ledger, ValkeyServer], small: SmallFleet) -> None:
+    """What it has counted for a source of its own stands; what for another's, or among too many counts, does not."""
+    ledger, _ = redis
+    for name in ("own", "flood"):
+        small.add_source(name, host=name)
+    ended(ledger)
+    ledger.client.hset(ledger.realm("own").keys.counts, mapping={"uploaded|web1": 1000, "uploaded|own": 5})
+    many = {f"retries|{number}": 1 for number in range(2000)}
+    ledger.client.hset(ledger.realm("flood").keys.counts, mapping=many | {"uploaded|flood": 7})
+    found = Scraper(small.path).scrape()
+    assert found["holdfast_uploaded_bytes_total"] == {("web1",): 3, ("own",): 5, ("flood",): 0}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("result", "[" * 100_000), ("started", "9" * 400), ("ended", "1" * 5000), ("lease", "soon")]
+)
+def test_a_run_that_can_not_be_read_is_left_out(
+    redis: tuple[Ledger, ValkeyServer], small: SmallFleet, field: str, value: str
+) -> None:
+    """Nested without end, or a number beyond all: the scrape tells of the others."""
+    ledger, _ = redis
+    small.add_source("bad", host="bad")
+    ended(ledger)
+    realm = ledger.realm("bad")
+    odd = ended(realm, run=a_run("bad"))
+    realm.client.hset(realm.keys.run(odd.id), field, value)
+    found = Scraper(small.path).scrape()
+    assert found["holdfast_ledger_up"] == {(): 1}
+    assert {labels[0] for labels in found["holdfast_last_run_end_timestamp_seconds"]} == {"web1"}
+
+
 @pytest.mark.parametrize(
     "key", ["open", "recent", "history:bad", "evidence:bad", "run:abc", "backups:bad", "workers", "pulse", "fenced"]
 )
