@@ -40,13 +40,13 @@ def find(store: ObjectStore, origin: Repository, passwords: Sequence[str]) -> Re
     except WrongPassword:
         raise WrongPassword(
             f"there is a repository at {store.url} that opens with no password of the one at {origin.store.url}",
-            hint="Nothing was copied. Is it another fleet's? Then give this one another place; else add our password "
-            "there: holdfast keys SOURCE add --site SITE",
+            hint="Nothing was copied. It is another fleet's, or its keys were changed: give this one another place, "
+            "or move that one away",
         ) from None
     if (found.restic_id, found.key) != (origin.restic_id, origin.key):
         raise AnotherRepository(
             f"{store.url} has another repository than {origin.store.url}: its config says {found.restic_id[:16]}, "
-            f"expected {origin.restic_id[:16]}, under the same master key",
+            f"expected {origin.restic_id[:16]}{'' if found.key == origin.key else ', and its master key is another'}",
             hint="Nothing was copied. Move it away, or give the site another url",
         )
     return found
@@ -75,6 +75,6 @@ def create(store: ObjectStore, origin: Repository, passwords: Sequence[str]) -> 
         raise RepositoryMissing(
             f"the config that was put at {store.url} is not there (its bytes hash to "
             f"{hashlib.sha256(config).hexdigest()[:16]})",
-            hint="Does the site keep what it is given? `holdfast config check` asks it",
+            hint="Nothing more was copied. The site does not keep what it says that it took: look at it before you trust it",
         )
     return made
