@@ -75,6 +75,6 @@ def create(store: ObjectStore, origin: Repository, passwords: Sequence[str]) -> 
         raise RepositoryMissing(
             f"the config that was put at {store.url} is not there (its bytes hash to "
             f"{hashlib.sha256(config).hexdigest()[:16]})",
-            hint="Nothing more was copied. The site does not keep what it says that it took: look at it before you trust it",
+            hint="The site does not keep what it says that it took: look at it before you trust it",
         )
     return made
