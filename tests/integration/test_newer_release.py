@@ -74,7 +74,7 @@ def command(capsys: pytest.CaptureFixture[str], small: SmallFleet, *arguments: s
     return json.loads(said.out or said.err)
 
 
-NEWER = [{"kind": "replicate"}, {"kind": "backup-synthetic"}, {"state": "paused"}]
+NEWER = [{"kind": "teleport"}, {"kind": "backup-synthetic"}, {"state": "paused"}]
 
 
 @pytest.mark.parametrize("fields", NEWER, ids=lambda fields: next(iter(fields.values())))
@@ -122,7 +122,7 @@ def test_an_unknown_state_is_not_cancelled(
 
 def test_a_worker_that_is_rung_for_a_newer_run_leaves_it_to_others(ledger: Ledger, small: SmallFleet) -> None:
     """No attempt is counted and nothing is written; it says so in its log."""
-    kind, state = newer(ledger, kind="replicate"), newer(ledger, state="paused")
+    kind, state = newer(ledger, kind="teleport"), newer(ledger, state="paused")
     before = [ledger.client.hgetall(ledger.keys.run(run_id)) for run_id in (kind, state)]
     app = make_app(small.fleet.broker_url() or "")
     with capture_logs() as logs:
@@ -135,7 +135,7 @@ def test_a_worker_that_is_rung_for_a_newer_run_leaves_it_to_others(ledger: Ledge
 
 def test_a_tick_rings_for_a_newer_kind_and_lets_a_newer_state_be(ledger: Ledger, small: SmallFleet) -> None:
     """Whoever knows it takes it; it is never dropped; and what is due besides is opened as ever."""
-    kind, state = newer(ledger, "another", kind="replicate"), newer(ledger, "another", state="paused")
+    kind, state = newer(ledger, "another", kind="teleport"), newer(ledger, "another", state="paused")
     rung: list[tuple[str, str]] = []
     ticked = tick(small.fleet, ledger, rung.extend, lambda *_: None, NOON)
     assert (ticked.rung_again, [one.source for one in ticked.opened]) == ([kind], ["web1"])
@@ -153,7 +153,7 @@ def test_a_newer_kind_of_backup_keeps_its_source_busy(ledger: Ledger, small: Sma
 
 def test_a_dead_worker_of_a_newer_release_is_fenced_by_an_older_scheduler(ledger: Ledger, small: SmallFleet) -> None:
     """Its lease is like any other."""
-    run_id = newer(ledger, kind="replicate")
+    run_id = newer(ledger, kind="teleport")
     assert ledger.claim(run_id, "new@host:1").word is Word.CLAIMED
     ledger.client.hset(ledger.keys.run(run_id), "lease", 0)
     ledger.client.zadd(ledger.keys.open, {run_id: 0})
@@ -165,7 +165,7 @@ def test_the_exporter_counts_it_under_its_own_name(ledger: Ledger, small: SmallF
     """Open runs and ended ones."""
     collector = FleetCollector(FleetWatch(small.path))
     list(collector.collect())
-    newer(ledger, kind="replicate")
+    newer(ledger, kind="teleport")
     newer(ledger, over=True, state="expired")
     newer(ledger, over=True, kind="backup-synthetic")
     counted = {
@@ -175,7 +175,7 @@ def test_the_exporter_counts_it_under_its_own_name(ledger: Ledger, small: SmallF
         if sample.value and sample.name in {metrics.OPEN_RUNS.name, metrics.RUNS.name}
     }
     assert counted == {
-        (metrics.OPEN_RUNS.name, "replicate", "queued"): 1,
+        (metrics.OPEN_RUNS.name, "teleport", "queued"): 1,
         (metrics.RUNS.name, "backup-synthetic", "succeeded"): 1,
         (metrics.RUNS.name, "backup-full", "expired"): 1,
     }
@@ -183,7 +183,7 @@ def test_the_exporter_counts_it_under_its_own_name(ledger: Ledger, small: SmallF
 
 def test_a_word_of_a_newer_release_is_equal_to_itself_alone() -> None:
     """Also where it has the name of one of ours."""
-    for word in (RunKind("FULL"), RunKind("replicate"), RunState("paused")):
+    for word in (RunKind("FULL"), RunKind("teleport"), RunState("paused")):
         assert (word.is_known, word == type(word)(word.value), str(word)) == (False, True, word.value)
         assert {word: 1}[type(word)(word.value)] == 1
     assert [kind for kind in RunKind if RunKind("FULL") == kind or not kind.is_known] == []

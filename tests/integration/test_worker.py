@@ -184,7 +184,7 @@ def test_a_worker_that_is_drained_gives_its_run_back_and_leaves(scene: Scene) ->
         name = f"worker-{first.process.pid}@{socket.gethostname()}"
         (info,) = until(lambda: client.workers(scene.fleet))
         assert (info.name, info.pid, info.runs) == (name, first.process.pid, (run_id,))
-        assert info.queues == ("backup", "maintenance", "restore")
+        assert info.queues == ("backup", "maintenance", "replication", "restore")
         client.drain(scene.fleet, name, "anna")
         assert first.process.wait(30) == DRAINED
     assert not alive(scene.small.starts[0]["pid"])

@@ -49,7 +49,7 @@ def test_limits_reach_every_kind_of_engine(tmp_path: Path) -> None:
         tmp_path,
         "limits:\n  cores: 2\n  nice: 10\n  io: idle\n  upload: 20 MB\n"
         "sites:\n  a: {url: /srv/a, limits: {upload: {windows: [{hours: 8:00-18:30, rate: 1MiB/s}], timezone: UTC}}}\n"
-        "sources: {web1: {paths: /srv/web}}\n",
+        "  b: {url: /srv/b}\npolicies: {all: {primary: a, full: 1d}}\nsources: {web1: {paths: /srv/web}}\n",
     )
     limits = {"cores": 2, "nice": 10, "io": "idle"}
     lines: list[dict[str, Any]] = [
@@ -65,9 +65,9 @@ def test_limits_reach_every_kind_of_engine(tmp_path: Path) -> None:
     for line in lines:
         line["bucket"] = f"{tmp_path}/.holdfast/cache/limits/{line['bucket']}"
     for kind in RunKind:
-        named = {"snapshots": ["ab" * 32]} if kind is RunKind.FORGET else {}
+        named = {RunKind.FORGET: {"snapshots": ["ab" * 32]}, RunKind.REPLICATE: {"site": "b"}}.get(kind, {})
         spec = specs.spec_for(fleet, RunRequest("0" * 32, kind, "web1", options=named))
-        assert (spec["limits"], spec["site"]["lines"]) == (limits, lines)
+        assert (spec["limits"], spec.get("origin", spec["site"])["lines"]) == (limits, lines)
 
 
 @pytest.mark.parametrize(
