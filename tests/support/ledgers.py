@@ -35,7 +35,7 @@ def a_run(source: str = "web1", kind: RunKind = RunKind.FULL, *, slot: str = "20
     return RunRequest(new_run_id(), kind, source, policy="all", slot=slot, queue="backup")
 
 
-def until(look: Callable[[], Found | None], *, seconds: float = 20.0, what: str = "") -> Found:
+def until(look: Callable[[], Found | None], *, seconds: float = 60.0, what: str = "") -> Found:
     """What `look` finds, once it finds something; an AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
