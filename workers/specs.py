@@ -393,6 +393,7 @@ def replicate_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, 
         timezone=policy.timezone if policy else "UTC",
         cache_dir=fleet.cache_dir,
         limits=engine_limits(fleet),
+        tag=fleet.source(source).first_name,
     )
 
 

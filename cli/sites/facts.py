@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from shared import topology
 from shared.errors import HoldfastError
 from shared.topology.lag import from_ledger, newest, read_site
 from shared.topology.moves import at_site, primaries_of
@@ -168,9 +169,5 @@ def _from_sites(
 
 
 def _copies_at(fleet: Fleet, sources: Sequence[str], site: str) -> frozenset[str]:
-    found = set()
-    for source in sources:
-        policy = fleet.policy_for(source)
-        if policy and policy.copies and (policy.copies.sites is None or site in policy.copies.sites):
-            found.add(source)
-    return frozenset(found)
+    now = topology.current(fleet)
+    return frozenset(source for source in sources if site in topology.copying(fleet, now, source))

@@ -127,7 +127,7 @@ def read_site(fleet: Fleet, site: str, sources: Iterable[str]) -> dict[str, list
     with ThreadPoolExecutor(_THREADS, thread_name_prefix=f"lag-{site}") as threads:
         parts = threads.map(read, sharing)
         return {
-            source: part.get(source, [])
+            source: part.get(fleet.source(source).first_name, [])
             for part, names in zip(parts, sharing.values(), strict=True)
             for source in names
         }
@@ -138,11 +138,17 @@ def from_ledger(
 ) -> dict[str, str | None] | None:
     """The newest slots that the ledger knows at a site, None for a source of which it knows nothing.
 
-    None altogether where Redis is away.
+    None altogether where Redis is away. What backups have left is known in the realm of the source's host, what
+    replications have in the pools'.
     """
-    places = tuple((fleet.source(source).host or "", source, site) for source in sources)
+    places = [
+        (host, source, site) for source in sources for host in dict.fromkeys((fleet.source(source).host or "", ""))
+    ]
     try:
-        states = sweep.states(ledger(), places)
+        states = sweep.states(ledger(), tuple(places))
     except HoldfastError:
         return None
-    return {source: (state.last or None) for source, state in zip(sources, states, strict=True)}
+    known = dict.fromkeys(sources, "")
+    for (_, source, _), state in zip(places, states, strict=True):
+        known[source] = max(known[source], state.last)
+    return {source: slot or None for source, slot in known.items()}

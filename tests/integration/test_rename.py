@@ -20,6 +20,7 @@ from shared.config.renaming import rename
 from shared.config.watch import FleetWatch
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, RunKind, RunState
+from shared.topology.lag import lacks, read_site
 from tests.support.browsing import call
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import a_run, own_ledger, until
@@ -130,6 +131,21 @@ def test_retention_sees_one_history(scene: Scene) -> None:
     scene.small.change("rpo: 2d", "rpo: 2d, retention: {keep_last: 1}")
     done = scene.ask("forget", "shop", "--direct")
     assert (done["snapshots"], done["source"], scene.snapshots("shop")) == ([first], "shop", [second])
+
+
+def test_copies_go_on_at_other_sites(scene: Scene) -> None:
+    """What was made under the old name is owed to them, and counted there; by whoever asks what a site lacks, too."""
+    scene.small.change("sites: {a: {url: site}}", "sites: {a: {url: site}, b: {url: other}}")
+    scene.small.change("all: {", "all: {primary: a, ")
+    first = scene.back_up("web1")["snapshot"]
+    scene.run("sources", "rename", "web1", "shop")
+    os.mkdir(os.path.join(scene.small.directory, "other"))
+    done = scene.ask("replicate", "shop", "--to", "b", "--direct")
+    (copied,) = done["replications"]  # type: ignore[misc]
+    assert (copied["source"], copied["snapshots"], copied["good"]) == ("shop", 1, first)
+    fleet = scene.small.fleet
+    assert [point.id for point in read_site(fleet, "b", ["shop"])["shop"]] == [first]
+    assert lacks(read_site(fleet, "a", ["shop"]), read_site(fleet, "b", ["shop"])) == []
 
 
 def test_a_wiped_ledger_learns_of_it_from_the_site(scene: Scene) -> None:

@@ -43,12 +43,12 @@ def make_plan(origin: Repository, target: Repository | None, spec: ReplicateSpec
         there = {one.id: one for one in target.snapshots(lambda *_: None)}
         now = _clock(target, now)
         holds = {name: hold.why for name, hold in read_holds(target).items() if hold.counts(now)}
-    plan.there = [one for one in there.values() if one.source == spec.source]
+    plan.there = [one for one in there.values() if one.source == spec.tagged]
     for name in [*there, *forgotten]:
         plan.damaged.pop(name, None)
     # Of stock restic's own, which bear no source, no rule forgets any.
     missing = [one for name, one in here.items() if name not in there and name not in forgotten]
-    union = [*plan.there, *(one for one in missing if one.source == spec.source)]
+    union = [*plan.there, *(one for one in missing if one.source == spec.tagged)]
     points = [Point(one.id, one.time, one.complete) for one in union]
     verdicts = decide(points, spec.rules, holds, now, ZoneInfo(spec.timezone))
     kept = {one.id for one in verdicts if one.kept}

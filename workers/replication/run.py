@@ -115,7 +115,7 @@ class _Replication:
         return found.cached(self._spec.cache_dir, site.id or site.url) if found is not None else None
 
     def _sum_up(self, plan: Plan, arrived: Sequence[Snapshot]) -> None:
-        report, source = self.report, self._spec.source
+        report, source = self.report, self._spec.tagged
         for name, why in plan.damaged.items():
             report.add(f"snapshot {name}", f"it can't be read at {report.origin}: {why}")
         report.owed = len(plan.owed)

@@ -29,6 +29,12 @@ class ReplicateSpec:
     dry_run: bool = False
     cache_dir: str = ""
     limits: EngineLimits = field(default_factory=EngineLimits)
+    tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
+
+    @property
+    def tagged(self) -> str:
+        """What the `hf.source` of its snapshots says."""
+        return self.tag or self.source
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
