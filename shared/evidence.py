@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 _NEVER = Evidence()
 
 
+def slot_served(snapshot: Snapshot) -> str:
+    """The slot that a snapshot serves; of one without a slot (made with --direct) when it began."""
+    began = datetime.fromtimestamp((snapshot.began or snapshot.time) // 1_000_000_000, UTC)
+    return snapshot.tag("slot") or slot_text(began)
+
+
 def evidence_of(source: str, snapshots: Iterable[Snapshot], latest: str = "") -> Evidence | None:
     """What a repository's snapshots say of a source; None where there is none of it.
 
-    A snapshot without a slot (made with --direct) counts from when it began. Slots later than `latest` don't count.
+    Slots later than `latest` don't count.
     """
     return evidence_in(snapshots, latest).get(source)
 
@@ -27,8 +33,7 @@ def evidence_in(snapshots: Iterable[Snapshot], latest: str = "") -> dict[str, Ev
     """The same of each source that shares the repository."""
     found: dict[str, Evidence] = {}
     for snapshot in snapshots:
-        began = datetime.fromtimestamp((snapshot.began or snapshot.time) // 1_000_000_000, UTC)
-        slot = snapshot.tag("slot") or slot_text(began)
+        slot = slot_served(snapshot)
         if latest and slot > latest:
             continue
         known = found.get(snapshot.source, _NEVER)

@@ -58,8 +58,8 @@ def _seen(path: str) -> State | None:
     """What is remembered in a file, read again where that is another one than the last time."""
     try:
         found = os.stat(path)
-    except FileNotFoundError:
-        return None
+    except OSError:
+        return None  # a cache: not there, or not ours to read
     return _remembered(path, (found.st_ino, found.st_mtime_ns, found.st_size))
 
 

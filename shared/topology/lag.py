@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from shared.config.opening import open_repository
 from shared.errors import HoldfastError
+from shared.evidence import slot_served
 from shared.ledger import sweep
-from shared.ledger.model import slot_text, slot_time
+from shared.ledger.model import slot_time
 from shared.repository.errors import RepositoryMissing
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def points_of(snapshots: Iterable[Snapshot]) -> dict[str, list[Point]]:
     """What a repository has of each source, oldest first."""
     found: dict[str, list[Point]] = {}
     for one in snapshots:
-        began = datetime.fromtimestamp((one.began or one.time) // 1_000_000_000, UTC)
-        point = Point(one.id, one.tag("slot") or slot_text(began), f"{one.time} {one.tree.hex()}")
+        point = Point(one.id, slot_served(one), f"{one.time} {one.tree.hex()}")
         found.setdefault(one.source, []).append(point)
     return {source: sorted(points, key=lambda point: (point.slot, point.id)) for source, points in found.items()}
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from shared.storage.durable import make_directories, write_durable
 from shared.topology.ballot import Ballot
 from shared.topology.state import State
 
@@ -64,7 +64,7 @@ class Memory:
     def _read(self) -> None:
         if not self._path:
             return
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # a cache: what can't be read is not there
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a cache: what can't be read is not there
             with open(self._path) as file:
                 said: dict[str, Any] = json.load(file)
             seen = {str(name): Ballot(int(number), str(who)) for name, (number, who) in said["seen"].items()}
@@ -81,13 +81,6 @@ class Memory:
             "standing": self.standing,
             "looked": self.looked,
         }
-        folder = os.path.dirname(self._path)
-        os.makedirs(folder, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".topology-")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(said, file)
-            os.replace(name, self._path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with suppress(OSError):  # a cache: who may not write it, or has no room, goes by what he has seen himself
+            make_directories(os.path.dirname(self._path))
+            write_durable(self._path, json.dumps(said).encode(), mode=0o600)

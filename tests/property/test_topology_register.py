@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -389,3 +390,12 @@ def test_who_heals_late_takes_nothing_back() -> None:
 def promised(store: MemberStore) -> Ballot:
     """By a member."""
     return decode(SECRET, store.data or b"", store.name).promised
+
+
+def test_who_can_not_remember_goes_by_what_it_sees(tmp_path: Path) -> None:
+    """What is remembered is a cache: a folder that can't be made, or written to, is no error."""
+    (tmp_path / "file").touch()
+    stores = {"a": MemberStore("a")}
+    register = register_of(stores, ["a"], Memory(str(tmp_path / "file" / "topology.json")))
+    register.change(lambda state: state.schedule_in("x", Change(Epoch(1, "x"), 0.0, "", "", "")))
+    assert register.look().state.region == "x"
