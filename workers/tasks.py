@@ -102,6 +102,8 @@ def _work(app: Celery | None, context: WorkerContext, fleet: Fleet, ledger: Ledg
         journal = ledger.journal(run.id)
         spec = specs.spec_for(fleet, run.request, slot=_slot(run), journal=journal, agent=context.agent, shards=turn)
         engine = EngineProcess(specs.command_for(run.request.kind), spec)
+    except LedgerAway:  # no fault of the run's: tried again soon, or when its lease has run out
+        return ledger.release(lease)
     except HoldfastError as error:
         _log.error("run failed", error=str(error))
         return ledger.finish(lease, RunState.FAILED, error=str(error), exit_code=error.exit_code)

@@ -1,0 +1,1 @@
+"""What is seen of the sites: probes, and the events that tell of them."""
