@@ -251,3 +251,19 @@ def test_what_a_newer_release_asks_for_besides_is_refused_by_its_name(scene: Sce
     )
     assert run.error.startswith("a backup has no option 'only_changed'. There are: none. ")
     assert run.exit_code == 10
+
+
+def test_a_redis_that_goes_between_claim_and_engine_fails_no_run(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is back at once: the run waits to be rung for again, and no death is counted."""
+
+    def reset(*_: object) -> list[str]:
+        raise LedgerAway("Redis does not answer: connection reset by peer")
+
+    monkeypatch.setattr(Ledger, "journal", reset)
+    request = RunRequest(new_run_id(), RunKind.FULL, "web1", queue=BACKUP)
+    scene.ledger.open(request)
+    assert execute(scene.app, WorkerContext(FleetWatch(scene.small.path)), request.id) is Word.RELEASED
+    run = scene.ledger.get(request.id)
+    assert run is not None
+    assert (run.state, run.error, run.attempts[-1].error) == (RunState.QUEUED, "", "")
+    scene.ledger.cancel(request.id, "the test")
