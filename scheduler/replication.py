@@ -8,18 +8,19 @@ left over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING
 
 from scheduler.due import Due
-from scheduler.upkeep import DAY, Upkeep, upkeep, upkeep_due
+from scheduler.upkeep import DAY, Upkeep, upkeep, upkeep_due, upkeep_of
 from shared import topology
 from shared.errors import HoldfastError
 from shared.ledger.model import RunKind, RunRequest, run_id_for_slot
-from shared.messaging.names import REPLICATION
+from shared.messaging.names import queue_of
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
@@ -39,6 +40,14 @@ class Copy:
     policy_id: str
     attempts: int
     daily: Upkeep
+    upkeep: tuple[Upkeep, ...] = ()  # of what is there
+    stood_in_for: bool = False  # it is the configured primary, and may have what no other has
+    rests_until: float = 0.0  # POSIX seconds; no forget is due before
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What a replication there is told."""
+        return {"site": self.site, **({"both_ways": True} if self.stood_in_for else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +68,25 @@ def copies_of(fleet: Fleet) -> Copies:
 def _copies(fleet: Fleet, epoch: Epoch) -> Copies:  # noqa: ARG001 - another epoch has other primaries
     now = topology.current(fleet)
     rows, origins = [], []
+    led: set[tuple[str, str]] = set()  # repositories at sites, of which one source is asked for what is of the whole
     for name, source in fleet.sources.items():
         policy = fleet.policy_for(name)
         if policy is None or policy.copies is None:
             continue
         try:
             primary, sites = now.primary(name), topology.copying(fleet, now, name)
+            configured = fleet.configured_primary(name)
         except HoldfastError:
             continue  # the tick tells of it: it can't be backed up either
         for site in sites:
             daily = upkeep(RunKind.REPLICATE, f"{name}\0{site}", DAY)
-            rows.append(Copy(name, site, policy.id, policy.attempts, daily))
+            place = fleet.repository_of(name), site
+            tended = upkeep_of(
+                name, site, policy, repository=place[0], prune=fleet.prune.every, leads=place not in led, copy=True
+            )
+            led.add(place)
+            rests = inf if source.is_over else source.paused_until or 0.0
+            rows.append(Copy(name, site, policy.id, policy.attempts, daily, tended, site == configured, rests))
             origins.append((source.host or "", name, primary))
     # What is known of copies lies in the pools' realm, whoever reads the source: no agent speaks for them.
     return Copies(tuple(rows), tuple(origins), tuple(("", row.source, row.site) for row in rows))
@@ -81,14 +98,26 @@ def copies_due(rows: Iterable[tuple[Copy, SourceState, SourceState]], now: datet
     for row, origin, copy in rows:
         if not origin.last:
             continue  # nothing is there, or nothing is known yet
-        options = {"site": row.site}
         if origin.last > copy.last:
-            wanted.append((copy.last, row, Due(RunKind.REPLICATE, origin.last, options)))
+            wanted.append((copy.last, row, Due(RunKind.REPLICATE, origin.last, row.options)))
             continue
         daily = upkeep_due([row.daily], copy.upkeep, now.timestamp())
-        wanted += [(copy.last, row, Due(due.kind, due.slot, options)) for due in daily]
+        wanted += [(copy.last, row, Due(due.kind, due.slot, row.options)) for due in daily]
     wanted.sort(key=lambda one: (one[0], one[1].source, one[1].site))
     return [(row, due) for _, row, due in wanted]
+
+
+def upkeep_of_copies(
+    rows: Iterable[tuple[Copy, SourceState, SourceState]], now: datetime
+) -> Iterator[tuple[Copy, Due]]:
+    """The forgets, prunes and verifications that are due where there are copies: each site is kept by itself."""
+    seconds = now.timestamp()
+    for row, _, copy in rows:
+        if not copy.last or not row.upkeep:
+            continue
+        for one in upkeep_due(row.upkeep, copy.upkeep, seconds):
+            if one.kind is not RunKind.FORGET or row.rests_until <= seconds:
+                yield row, Due(one.kind, one.slot, {**one.options, "site": row.site})
 
 
 def some_of(wanted: Sequence[tuple[Copy, Due]], now: datetime) -> list[tuple[Copy, Due]]:
@@ -99,7 +128,7 @@ def some_of(wanted: Sequence[tuple[Copy, Due]], now: datetime) -> list[tuple[Cop
     return [*wanted[start:], *wanted[:start]][:_LOOKED_AT]
 
 
-def request_of(row: Copy, due: Due) -> RunRequest:
+def request_of(fleet: Fleet, row: Copy, due: Due) -> RunRequest:
     """The run that does it."""
     return RunRequest(
         id=run_id_for_slot(row.source, f"{row.policy_id} to {row.site}", due.kind, due.slot),
@@ -108,6 +137,6 @@ def request_of(row: Copy, due: Due) -> RunRequest:
         policy=row.policy_id,
         slot=due.slot,
         options=due.options,
-        queue=REPLICATION,
+        queue=queue_of(due.kind, fleet.source(row.source)),
         attempts=row.attempts,
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from scheduler.evidence import StillAsking
 from scheduler.reaper import reap
-from scheduler.replication import AT_ONCE, copies_due, copies_of, request_of, some_of
+from scheduler.replication import AT_ONCE, copies_due, copies_of, request_of, some_of, upkeep_of_copies
 from scheduler.standing import Wanted, admission_of, in_turn, let_in, survey, table_of
 from shared.errors import HoldfastError, LedgerError
 from shared.ledger import sweep
@@ -42,6 +42,14 @@ _UPKEEP_WAITING = 100  # rings on one queue
 _ROUNDS = 10  # of a tick, in which those take the place of others who were let in and were not opened
 
 _log = structlog.get_logger("holdfast.scheduler")
+
+
+class Asked(NamedTuple):
+    """A run to be opened: where it works, in which realm of the ledger it lies."""
+
+    site: str
+    realm: str
+    request: RunRequest
 
 
 @dataclass(slots=True)
@@ -84,9 +92,9 @@ def tick(
     standing = _standing(pools, table, states, now, ticked, look, ask)
     _tell_unknown(ticked.unknown)
     opened = _open(fleet, pools, standing, admission_of(fleet, table, states), ticked)
-    opened += _open_upkeep(fleet, pools, standing)
-    copied = _open_copies(fleet, pools, now)
-    ticked.opened = [request for _, request, _ in opened] + copied
+    copied, tended = _open_copies(fleet, pools, now)
+    opened += _open_upkeep(pools, [*(_asked(fleet, one) for one in standing.upkeep), *tended])
+    ticked.opened = [asked.request for asked, _ in opened] + copied
     _tell_due(pools, opened)
     ring([(request.id, request.queue) for request in ticked.opened])
     return ticked
@@ -130,20 +138,20 @@ def _site_says(pools: Ledger, row: Scheduled, look: Look) -> Evidence | None:
 
 def _open(
     fleet: Fleet, pools: Ledger, standing: Standing, admission: Admission, ticked: Ticked
-) -> list[tuple[Wanted, RunRequest, Opened]]:
+) -> list[tuple[Asked, Opened]]:
     """Open what there is room for. Who waits for another attempt, or was cancelled, leaves his place to others."""
     opened = []
     left = in_turn(standing.wanted)
     ticked.held |= {source: f"blackout until {end:%Y-%m-%d %H:%M} UTC" for source, end in standing.closed.items()}
     for _ in range(_ROUNDS):
         turns = list(let_in(admission, left))
-        admitted = [(one, _request(fleet, one)) for one, refusal in turns if not refusal]
+        admitted = [(one, _asked(fleet, one)) for one, refusal in turns if not refusal]
         refused = [(one, refusal) for one, refusal in turns if refusal]
         # One joins a backup that was asked for since we looked.
-        answers = sweep.open_runs(pools, [(one.realm, request) for one, request in admitted])
-        for (one, request), (word, _) in zip(admitted, answers, strict=True):
+        answers = sweep.open_runs(pools, [(asked.realm, asked.request) for _, asked in admitted])
+        for (one, asked), (word, _) in zip(admitted, answers, strict=True):
             if word in _FRESH:
-                opened.append((one, request, word))
+                opened.append((asked, word))
             elif word is not Opened.JOINED:
                 admission.give_back(one.row.host, one.row.site)
         left = [one for one, _ in refused]
@@ -153,27 +161,27 @@ def _open(
     return opened
 
 
-def _open_upkeep(fleet: Fleet, pools: Ledger, standing: Standing) -> list[tuple[Wanted, RunRequest, Opened]]:
+def _open_upkeep(pools: Ledger, wanted: Sequence[Asked]) -> list[tuple[Asked, Opened]]:
     """It is spread over its periods, and takes no place from backups; where much of it waits, no more is added."""
-    asked = [(one, _request(fleet, one)) for one in standing.upkeep]
-    lengths = waiting(pools.client, {request.queue for _, request in asked})
+    lengths = waiting(pools.client, {one.request.queue for one in wanted})
     room = {queue: max(0, _UPKEEP_WAITING - length) for queue, length in lengths.items()}
     due = []
-    for one, request in asked:
-        if room[request.queue]:
-            room[request.queue] -= 1
-            due.append((one, request))
-    answers = sweep.open_runs(pools, [(one.realm, request) for one, request in due])
-    return [(*both, word) for both, (word, _) in zip(due, answers, strict=True) if word in _FRESH]
+    for one in wanted:
+        if room[one.request.queue]:
+            room[one.request.queue] -= 1
+            due.append(one)
+    answers = sweep.open_runs(pools, [(one.realm, one.request) for one in due])
+    return [(one, word) for one, (word, _) in zip(due, answers, strict=True) if word in _FRESH]
 
 
-def _open_copies(fleet: Fleet, pools: Ledger, now: datetime) -> list[RunRequest]:
-    """Replications, so many at a time: what is owed does not run away."""
+def _open_copies(fleet: Fleet, pools: Ledger, now: datetime) -> tuple[list[RunRequest], list[Asked]]:
+    """Replications, so many at a time: what is owed does not run away. And the upkeep that copies want."""
     copies = copies_of(fleet)
     if not copies.rows:
-        return []
-    found = zip(copies.rows, sweep.states(pools, copies.origins), sweep.states(pools, copies.places), strict=True)
-    left = [request_of(*one) for one in some_of(copies_due(found, now), now)]
+        return [], []
+    states = sweep.states(pools, copies.origins), sweep.states(pools, copies.places)
+    found = list(zip(copies.rows, *states, strict=True))
+    left = [request_of(fleet, *one) for one in some_of(copies_due(found, now), now)]
     room = AT_ONCE - waiting(pools.client, [REPLICATION])[REPLICATION] if left else 0
     opened: list[RunRequest] = []
     while left and len(opened) < room:  # those that are open already, or wait after a failure, take no room
@@ -183,12 +191,12 @@ def _open_copies(fleet: Fleet, pools: Ledger, now: datetime) -> list[RunRequest]
                 opened.append(request)
     for request in opened:
         _say_due(request, str(request.options["site"]), 0)
-    return opened
+    return opened, [Asked(row.site, "", request_of(fleet, row, due)) for row, due in upkeep_of_copies(found, now)]
 
 
-def _request(fleet: Fleet, one: Wanted) -> RunRequest:
+def _asked(fleet: Fleet, one: Wanted) -> Asked:
     row, run = one.row, one.due
-    return RunRequest(
+    request = RunRequest(
         id=run_id_for_slot(row.source, row.policy_id, run.kind, run.slot),
         kind=run.kind,
         source=row.source,
@@ -198,13 +206,14 @@ def _request(fleet: Fleet, one: Wanted) -> RunRequest:
         queue=queue_of(run.kind, fleet.source(row.source)),
         attempts=row.policy.attempts,
     )
+    return Asked(row.site, one.realm, request)
 
 
-def _tell_due(pools: Ledger, opened: Sequence[tuple[Wanted, RunRequest, Opened]]) -> None:
-    again = [(one.realm, request.id) for one, request, word in opened if word is Opened.REOPENED]
+def _tell_due(pools: Ledger, opened: Sequence[tuple[Asked, Opened]]) -> None:
+    again = [(one.realm, one.request.id) for one, word in opened if word is Opened.REOPENED]
     attempts = {run.id: run.attempt for run in sweep.load(pools, again)}
-    for one, request, _ in opened:
-        _say_due(request, one.row.site, attempts.get(request.id, 0))
+    for one, _ in opened:
+        _say_due(one.request, one.site, attempts.get(one.request.id, 0))
 
 
 def _say_due(request: RunRequest, site: str, attempt: int) -> None:

@@ -56,22 +56,23 @@ def upkeep(kind: RunKind, about: str, every: float, *, within: float = 0.0) -> U
 
 
 def upkeep_of(
-    source: str, site: str, policy: Policy, *, repository: str, prune: float, leads: bool
+    source: str, site: str, policy: Policy, *, repository: str, prune: float, leads: bool, copy: bool = False
 ) -> tuple[Upkeep, ...]:
-    """What is wanted of a source at its site; where it `leads`, also what is of its whole repository.
+    """What is wanted of a source at its site, or of a `copy`; where it `leads`, also what is of its whole repository.
 
-    `prune`: seconds between two prunes.
+    `prune`: seconds between two prunes. A copy is not test-restored: it is forgotten from, pruned and verified as its
+    primary is.
     """
     wanted: list[Upkeep] = []
     place = f"{repository}\0{site}"
     forgets = policy.retention is not None and policy.retention.rules_at(site) is not None
     if forgets:
-        wanted.append(upkeep(RunKind.FORGET, source, DAY))
+        wanted.append(upkeep(RunKind.FORGET, f"{source}\0{site}" if copy else source, DAY))
     if forgets and leads:
         wanted.append(upkeep(RunKind.PRUNE, place, prune))
     if policy.verify and leads:
         wanted.append(upkeep(RunKind.VERIFY, place, policy.verify, within=policy.verify_data or 0.0))
-    if policy.restore_test:
+    if policy.restore_test and not copy:
         wanted.append(upkeep(RunKind.RESTORE_TEST, source, policy.restore_test))
     return tuple(wanted)
 

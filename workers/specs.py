@@ -369,7 +369,7 @@ def replicate_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, 
 
     Raises ConfigError.
     """
-    _allowed(options, {"site", "origin"}, "replication")
+    _allowed(options, {"site", "origin", "both_ways"}, "replication")
     site = str(options.get("site") or "")
     origin = str(options.get("origin") or topology.current(fleet).primary(source))
     if site == origin or not site:
@@ -382,6 +382,7 @@ def replicate_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, 
             raise ConfigError(f"site {name} is a witness, which keeps no copies", hint="Name another site")
     repository = fleet.repository_of(source)
     policy = fleet.policy_for(source)
+    retention = policy.retention if policy else None
     return ReplicateSpec(
         site=site_spec(fleet, site),
         origin=site_spec(fleet, origin),
@@ -389,11 +390,13 @@ def replicate_spec(fleet: Fleet, source: str, options: Mapping[str, object], *, 
         source=source,
         run=run,
         passwords=passwords(fleet, repository),
-        rules=policy.retention.rules_at(site) if policy and policy.retention else None,
+        rules=retention.rules_at(site) if retention else None,
         timezone=policy.timezone if policy else "UTC",
         cache_dir=fleet.cache_dir,
         limits=engine_limits(fleet),
         tag=fleet.source(source).first_name,
+        both_ways=bool(options.get("both_ways")),
+        origin_rules=retention.rules_at(origin) if retention else None,
     )
 
 

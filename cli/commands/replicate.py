@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from workers.replication.spec import ReplicateReport
 
 _PROBLEMS_SHOWN = 20
+_RETURNED_SHOWN = 10
 
 
 @click.command(
@@ -24,17 +25,21 @@ Examples:
   holdfast replicate web1                      # to the sites that its policy's copies name, by a worker
   holdfast replicate web1 --to ams --dry-run   # what is owed to ams
   holdfast replicate web1 --to fra --from ams --direct
-  holdfast replicate --all --to new            # fill a new site""",
+  holdfast replicate --all --to new            # fill a new site
+  holdfast replicate --all --to fra --both-ways    # fra is back: what only it had is brought here first""",
 )
 @click.argument("source", required=False, default="")
 @click.option("--to", "site", default="", metavar="SITE", help="To this site (else those of the policy's copies).")
 @click.option("--from", "origin", default="", metavar="SITE", help="From this site (else the primary).")
 @click.option("--all", "everything", is_flag=True, help="All sources, one after the other.")
+@click.option("--both-ways", is_flag=True, help="First bring back what only that site has.")
 @click.option("--dry-run", is_flag=True, help="Say what is owed, and write nothing.")
 @click.option("--direct", is_flag=True, help="In this process, without Redis and workers.")
 @global_options
 @pass_app
-def command(app: App, source: str, site: str, origin: str, everything: bool, dry_run: bool, direct: bool) -> int:
+def command(
+    app: App, source: str, site: str, origin: str, everything: bool, both_ways: bool, dry_run: bool, direct: bool
+) -> int:
     """Bring the snapshots of SOURCE to another site: those that it lacks and that its retention would keep.
 
     It only adds. What was forgotten at either site stays forgotten; what lies there already is not copied again. With
@@ -43,7 +48,8 @@ def command(app: App, source: str, site: str, origin: str, everything: bool, dry
     """
     if everything == bool(source):
         raise UsageError("give one SOURCE, or --all", hint="holdfast sources lists them")
-    places = list(_places(app, list(app.fleet.sources) if everything else [source], site, origin))
+    more = {**({"origin": origin} if origin else {}), **({"both_ways": True} if both_ways else {})}
+    places = list(_places(app, list(app.fleet.sources) if everything else [source], site, more))
     if not places:
         raise UsageError(
             "no policy of these sources has copies, so nothing says to which site",
@@ -67,17 +73,19 @@ def command(app: App, source: str, site: str, origin: str, everything: bool, dry
     return code
 
 
-def _places(app: App, sources: Sequence[str], site: str, origin: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _places(
+    app: App, sources: Sequence[str], site: str, more: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each source, and what its run is told. Raises ConfigError."""
     from shared import topology
 
     now = topology.current(app.fleet)
     for name in sources:
         app.fleet.source(name)
-        start = origin or now.primary(name)
+        start = more.get("origin") or now.primary(name)
         for target in [site] if site else topology.copying(app.fleet, now, name):
             if target != start or len(sources) == 1:  # of all, some may lie there already
-                yield name, {"site": target, **({"origin": origin} if origin else {})}
+                yield name, {"site": target, **more}
 
 
 def _ring(app: App, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +118,12 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     if report.get("errors", 0) > len(lines):
         lines.append(f"and {show.count(report['errors'] - len(lines), 'more problem')}")
     lines += [f"note: {note}" for note in report.get("notes", [])]
+    if returned := report.get("returned"):
+        named = ", ".join(one[:8] for one in returned[:_RETURNED_SHOWN])
+        more = f" and {len(returned) - _RETURNED_SHOWN:,} more" if len(returned) > _RETURNED_SHOWN else ""
+        lines.append(f"only {report.get('site')} had, and {report.get('origin')} has now: {named}{more}")
+    if report.get("keys"):
+        lines.append(f"{show.count(report['keys'], 'key file')} put or removed, as at the other site")
     place = f"{report.get('source')} from {report.get('origin')} to {report.get('site')}"
     owed, packs = report.get("owed", 0), report.get("packs", 0)
     if report.get("dry_run"):

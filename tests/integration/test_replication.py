@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from shared.repository.errors import Locked, WrongPassword
+from shared.repository.keyring import add_key, read_keys, remove_key
 from shared.repository.keys import machine_password
 from shared.repository.repository import Repository
 from shared.retention import Rules
 from shared.storage.directory import DirectoryStore
-from tests.support.attempts import MACHINE, QUICK, REPOSITORY, Bench
+from tests.support.attempts import MACHINE, QUICK, RECOVERY, REPOSITORY, Bench
 from tests.support.prunes import back_up, change_source, contents, forget, prune_spec
 from tests.support.replicas import objects, other, replicate
 from tests.support.zygote import Zygote
@@ -53,6 +54,21 @@ def bench(start: Bench, tmp_path: Path) -> Bench:
 def target(bench: Bench) -> Bench:
     """An empty site."""
     return other(bench)
+
+
+def leave_tombstone(bench: Bench, name: str) -> str:
+    """As a forget does; its path."""
+    place = os.path.join(bench.path, "holdfast", "forgotten")
+    os.makedirs(place, exist_ok=True)
+    path = os.path.join(place, name)
+    Path(path).write_bytes(b"sealed")
+    return path
+
+
+def forget_on_purpose(bench: Bench, name: str) -> None:
+    """Tombstone first."""
+    leave_tombstone(bench, name)
+    forget(bench, name)
 
 
 def pack_path(bench: Bench, name: str) -> str:
@@ -126,11 +142,9 @@ def test_what_was_forgotten_at_either_end_stays_forgotten(bench: Bench, target: 
     replicate(bench, target)
     gone = min(target.snapshots(), key=lambda one: one.time).id
     forget(target, gone)
-    place = os.path.join((bench if at == "origin" else target).path, "holdfast", "forgotten")
-    os.makedirs(place, exist_ok=True)
-    Path(place, gone).write_bytes(b"sealed")
+    tombstone = leave_tombstone(bench if at == "origin" else target, gone)
     assert replicate(bench, target).owed == 0
-    os.unlink(os.path.join(place, gone))
+    os.unlink(tombstone)
     assert replicate(bench, target).snapshots == 1  # nothing said that it was on purpose
 
 
@@ -269,3 +283,57 @@ def test_a_prune_under_way_is_waited_for(bench: Bench, target: Bench) -> None:
     assert target.names("data") == before
     lock.release()
     assert replicate(bench, target).snapshots == 3
+
+
+def test_a_site_that_comes_back_gives_what_it_alone_has(bench: Bench, target: Bench, zygote: Zygote) -> None:
+    """And then gets what it missed; what was forgotten here in the meantime does not come back with it."""
+    replicate(bench, target)
+    only_there = {back_up(bench, zygote, 5)}  # then the site is gone, and the other takes its place
+    gone = min(target.snapshots(), key=lambda one: one.time).id
+    forget_on_purpose(target, gone)
+    new = back_up(target, zygote, 6)
+    seen = replicate(target, bench, both_ways=True, dry_run=True)
+    assert set(seen.returned) == only_there
+    report = replicate(target, bench, both_ways=True)
+    assert (set(report.returned), report.snapshots, report.errors) == (only_there, 1, 0)
+    assert target.names("snapshots") == bench.names("snapshots") - {gone}
+    assert {*only_there, new} < target.names("snapshots")
+    target.check()
+    there, here = contents(bench), contents(target)
+    assert here == {name: there[name] for name in here}
+    again = replicate(target, bench, both_ways=True)
+    assert (again.returned, again.owed) == ([], 0)
+
+
+def test_a_site_that_comes_back_empty_is_filled(bench: Bench, target: Bench) -> None:
+    """It has nothing that could be asked for."""
+    report = replicate(bench, target, both_ways=True)
+    assert (report.created, report.returned, report.snapshots) == (True, [], 4)
+
+
+def test_passwords_follow(bench: Bench, target: Bench) -> None:
+    """One that was added opens the other site, too; one that was removed opens it no more, nor comes back."""
+    replicate(bench, target)
+    here, there = DirectoryStore(bench.path), DirectoryStore(target.path)
+    key = Repository.open(here, MACHINE).key
+    added = add_key(here, key, "a new password")
+    assert replicate(bench, target).keys == 1
+    assert Repository.open(there, "a new password").key == key
+    remove_key(here, added, keep=[MACHINE, RECOVERY])
+    assert replicate(bench, target).keys == 1
+    with pytest.raises(WrongPassword):
+        Repository.open(there, "a new password")
+    assert replicate(target, bench).keys == 0
+    assert replicate(bench, target, dry_run=True).keys == 0
+
+
+def test_no_removal_takes_the_last_key_that_is_in_use(bench: Bench, target: Bench) -> None:
+    """It was the last one here: at the other site it stays, and that is said."""
+    replicate(bench, target)
+    here = DirectoryStore(bench.path)
+    machine = next(one for one in read_keys(here) if one.opens(MACHINE))
+    remove_key(here, machine.id, keep=[RECOVERY])
+    report = replicate(bench, target)
+    assert report.keys == 0
+    assert [note for note in report.notes if note.startswith(f"key {machine.id[:8]} stays")]
+    assert Repository.open(DirectoryStore(target.path), MACHINE)

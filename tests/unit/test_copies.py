@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from scheduler.replication import Copy, copies_due, request_of, some_of
-from scheduler.upkeep import DAY, upkeep
+from scheduler.replication import Copy, copies_due, request_of, some_of, upkeep_of_copies
+from scheduler.upkeep import DAY, Upkeep, upkeep
+from shared.config.fleet import Fleet
 from shared.config.models import Copies
 from shared.ledger.model import UPKEEP, RunKind, slot_text
 from shared.ledger.sweep import SourceState
@@ -66,9 +69,14 @@ def test_across_regions_each_region_comes_before_a_second_of_one() -> None:
         assert sorted(regions[2:]) == ["eu", "us"]
 
 
-def a_copy(source: str = "web1", site: str = "ams") -> Copy:
+def a_copy(source: str = "web1", site: str = "ams", **more: Any) -> Copy:
     """A row of the table."""
-    return Copy(source, site, "all", 5, upkeep(RunKind.REPLICATE, f"{source}\0{site}", DAY))
+    return Copy(source, site, "all", 5, upkeep(RunKind.REPLICATE, f"{source}\0{site}", DAY), **more)
+
+
+def a_fleet() -> Fleet:
+    """What says which queue: of a fleet with one source."""
+    return cast("Fleet", SimpleNamespace(source=lambda _: SimpleNamespace(host="", pool="")))
 
 
 def done(slot: str) -> str:
@@ -131,7 +139,28 @@ def test_a_run_is_one_for_source_site_and_slot() -> None:
     ids = set()
     for site in ("ams", "nyc", "ams"):
         ((row, due),) = copies_due([(a_copy(site=site), SourceState(NEW, NEW), SourceState("", ""))], NOW)
-        request = request_of(row, due)
+        request = request_of(a_fleet(), row, due)
         assert (request.queue, request.options, request.policy) == ("replication", {"site": site}, "all")
         ids.add(request.id)
     assert len(ids) == 2
+
+
+def test_a_site_that_comes_back_is_asked_first_for_what_it_alone_has() -> None:
+    """Only the configured primary, while another stands in for it."""
+    rows = [(a_copy(stood_in_for=back), SourceState(NEW, NEW), SourceState(OLD, OLD, "", LATE)) for back in (1, 0)]
+    assert [due.options for _, due in copies_due(rows, NOW)] == [{"site": "ams", "both_ways": True}, {"site": "ams"}]
+
+
+def test_copies_are_kept_in_order_where_they_are() -> None:
+    """Forgets, prunes and verifications, at their own site, once it has something; a paused source forgets nothing."""
+    kinds = (RunKind.FORGET, RunKind.PRUNE, RunKind.VERIFY)
+    wanted = tuple(Upkeep(kind, 86400, 0, 0) for kind in kinds)
+    there, nothing = SourceState(OLD, OLD), SourceState("", "")
+    midnight = datetime(2026, 3, 4, 0, 1, tzinfo=UTC)
+    rows = [(a_copy(upkeep=wanted), there, there), (a_copy("web2", upkeep=wanted), there, nothing)]
+    found = [(row.source, due.kind, due.options) for row, due in upkeep_of_copies(rows, midnight)]
+    assert found == [("web1", kind, {"site": "ams"}) for kind in kinds]
+    (first, *_) = upkeep_of_copies(rows, midnight)
+    assert request_of(a_fleet(), *first).queue == "maintenance"
+    resting = a_copy(upkeep=wanted, rests_until=midnight.timestamp() + 1)
+    assert [due.kind for _, due in upkeep_of_copies([(resting, there, there)], midnight)] == [*kinds[1:]]

@@ -27,18 +27,21 @@ class Plan:
     owed: list[Snapshot] = field(default_factory=list)  # the newest first
     there: list[Snapshot] = field(default_factory=list)  # the source's, that the other site has
     damaged: dict[str, str] = field(default_factory=dict)  # snapshots of the origin that can't be read, and why
+    forgotten: set[str] = field(default_factory=set)  # what tombstones name at the origin: snapshots and keys
+    forgotten_there: set[str] = field(default_factory=set)
 
 
 def make_plan(origin: Repository, target: Repository | None, spec: ReplicateSpec) -> Plan:
     """Look at both ends; nothing is changed. Without a `target` there is no repository yet. Raises StorageError."""
     plan = Plan()
-    forgotten = _forgotten(origin)
+    forgotten = plan.forgotten = _forgotten(origin)
     here = {one.id: one for one in origin.snapshots(lambda name, why: _note(plan, name, why.args[0]))}
     there: dict[str, Snapshot] = {}
     holds: dict[str, str] = {}
     now = time.time()
     if target is not None:
-        forgotten |= _forgotten(target)
+        plan.forgotten_there = _forgotten(target)
+        forgotten = plan.forgotten | plan.forgotten_there
         # One whose bytes are damaged there is not there: it is brought over again.
         there = {one.id: one for one in target.snapshots(lambda *_: None)}
         now = _clock(target, now)

@@ -27,21 +27,22 @@ from shared.errors import Interrupted
 from shared.evidence import evidence_of
 from shared.repository.absent import QUARANTINE, marked_packs
 from shared.repository.committed import SNAPSHOTS
-from shared.repository.errors import Damaged
+from shared.repository.errors import Damaged, RepositoryMissing
 from shared.repository.index import FLUSH_BLOBS, encode_index
 from shared.repository.locks import RepositoryLock
 from shared.repository.pack import Blob
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
-from shared.storage.api import Denied, MissingObject, Permanent, StoreFull
+from shared.storage.api import Denied, MissingObject, ObjectStore, Permanent, StoreFull
 from workers.access import is_remote, open_index, repository_store
 from workers.backup.spec import SiteSpec
 from workers.careful import stop_signals
 from workers.limits import obey
 from workers.replication import target as targets
 from workers.replication.copying import Arrived, Copier
+from workers.replication.keyfiles import follow_keys
 from workers.replication.owed import Plan, make_plan
-from workers.replication.spec import ReplicateReport, ReplicateSpec
+from workers.replication.spec import SHOWN, ReplicateReport, ReplicateSpec
 from workers.replication.walk import BadPack, Walk
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -64,10 +65,21 @@ def run_replicate(spec: ReplicateSpec, on_event: OnEvent) -> ReplicateReport:
     began = time.monotonic()
     notes = obey(spec.limits)
     with stop_signals() as stopping:
+        back = _way_back(spec, on_event, stopping) if spec.both_ways else None
         report = _Replication(spec, on_event, stopping).run()
+    if back is not None:
+        report.take_back(back)
     report.notes += notes
     report.duration = time.monotonic() - began
     return report
+
+
+def _way_back(spec: ReplicateSpec, on_event: OnEvent, stopping: Callable[[], bool]) -> ReplicateReport | None:
+    """First what the site alone has: it may be gone again soon. None where it has no repository yet."""
+    try:
+        return _Replication(spec.way_back(), on_event, stopping).run()
+    except RepositoryMissing:
+        return None
 
 
 class _Replication:
@@ -90,6 +102,8 @@ class _Replication:
         store = repository_store(spec.site, spec.repository, look=self._heed)
         found = targets.find(store, self._origin, spec.passwords)
         plan = make_plan(self._origin, self._at_target(found), spec)
+        if found is not None and not spec.dry_run:
+            self._follow_keys(store, plan)
         arrived: list[Snapshot] = []
         if plan.owed and not spec.dry_run:
             if found is None:
@@ -103,6 +117,12 @@ class _Replication:
         self._sum_up(plan, arrived)
         return report
 
+    def _follow_keys(self, store: ObjectStore, plan: Plan) -> None:
+        keep = self._spec.passwords
+        followed = follow_keys(self._origin.store, store, plan.forgotten, plan.forgotten_there, keep)
+        self.report.keys = len(followed.put) + len(followed.removed)
+        self.report.notes += followed.notes
+
     def _open(self, site: SiteSpec) -> Repository:
         spec = self._spec
         store = repository_store(site, spec.repository, look=self._heed)
@@ -115,11 +135,12 @@ class _Replication:
         return found.cached(self._spec.cache_dir, site.id or site.url) if found is not None else None
 
     def _sum_up(self, plan: Plan, arrived: Sequence[Snapshot]) -> None:
-        report, source = self.report, self._spec.tagged
+        spec, report, source = self._spec, self.report, self._spec.tagged
         for name, why in plan.damaged.items():
             report.add(f"snapshot {name}", f"it can't be read at {report.origin}: {why}")
         report.owed = len(plan.owed)
         report.snapshots = len(arrived)
+        report.arrived = [one.id for one in (plan.owed if spec.dry_run else arrived)[:SHOWN]]
         report.pending = report.owed - report.snapshots
         there = [*plan.there, *(one for one in arrived if one.source == source)]
         evidence = evidence_of(source, there)

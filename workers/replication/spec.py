@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from shared.errors import EXIT_OK
@@ -11,7 +11,7 @@ from shared.retention import Rules
 from workers.backup.spec import SiteSpec
 from workers.limits import EngineLimits
 
-_KEPT_PROBLEMS = 100
+SHOWN = 100  # ids and problems in a report: it lies in the ledger
 
 
 @dataclass(slots=True)
@@ -30,6 +30,13 @@ class ReplicateSpec:
     cache_dir: str = ""
     limits: EngineLimits = field(default_factory=EngineLimits)
     tag: str = ""  # what the hf.source of its snapshots says, where that is not its name
+    both_ways: bool = False  # first what the site has, and the origin has not
+    origin_rules: Rules | None = None  # of the origin, for that
+
+    def way_back(self) -> ReplicateSpec:
+        """The same from the site to the origin."""
+        ends = {"site": self.origin, "origin": self.site, "rules": self.origin_rules}
+        return replace(self, **ends, both_ways=False)  # type: ignore[arg-type]
 
     @property
     def tagged(self) -> str:
@@ -44,8 +51,8 @@ class ReplicateSpec:
     def from_json(cls, data: dict[str, Any]) -> ReplicateSpec:
         """Read what `to_json` gave. Raises TypeError or KeyError for what is not a spec."""
         sites = {name: SiteSpec(**data[name]) for name in ("site", "origin")}
-        rules = Rules(**data["rules"]) if data["rules"] is not None else None
-        return cls(**{**data, **sites, "rules": rules, "limits": EngineLimits(**data["limits"])})
+        rules = {name: Rules(**data[name]) for name in ("rules", "origin_rules") if data[name] is not None}
+        return cls(**{**data, **sites, **rules, "limits": EngineLimits(**data["limits"])})
 
 
 @dataclass(slots=True)
@@ -60,11 +67,18 @@ class ReplicateReport:
     created: bool = False  # whether the repository was made there
     owed: int = 0  # snapshots, when it began
     snapshots: int = 0  # of these, that arrived
+    arrived: list[str] = field(
+        default_factory=list
+    )  # the ids of the first hundred of them; of a dry run, of those owed
     pending: int = 0  # of these, that did not
     packs: int = 0  # copied
     bytes: int = 0  # of these
     packs_there: int = 0  # that were needed, and lay there already
     index_files: int = 0  # written
+    keys: int = 0  # key files that were put or removed there, as they were at the origin
+    returned: list[str] = field(
+        default_factory=list
+    )  # the first hundred that only the site had; the origin has them now
     last: str = ""  # the slot of the newest snapshot that is there now, as evidence has it; empty: there is none
     last_full: str = ""
     good: str = ""  # the newest complete snapshot that is there now
@@ -79,10 +93,18 @@ class ReplicateReport:
         """24 (Damaged) where a snapshot could not be brought over, else 0."""
         return Damaged.exit_code if self.errors else EXIT_OK
 
+    def take_back(self, back: ReplicateReport) -> None:
+        """Count in what the way back has done."""
+        self.returned = back.arrived
+        self.keys += back.keys
+        self.notes += back.notes
+        self.errors += back.errors
+        self.problems = [*back.problems, *self.problems][:SHOWN]
+
     def add(self, thing: str, message: str) -> None:
         """Count a problem, and keep it while there is room."""
         self.errors += 1
-        if len(self.problems) < _KEPT_PROBLEMS:
+        if len(self.problems) < SHOWN:
             self.problems.append({"object": thing, "message": message})
 
     def to_json(self) -> dict[str, Any]:
