@@ -223,11 +223,11 @@ class Worker(Holdfast):
         return _tail(self._said) + _tail(os.path.join(self._state, "log", "worker.log"))
 
 
-def tools() -> dict[str, str]:
-    """Return what the fetch script has put into the cache, name to path."""
+def tools(*names: str) -> dict[str, str]:
+    """Return what the fetch script has put into the cache, name to path; of these names, or all that tests need."""
     script = os.path.join(ROOT, "deploy", "tools", "fetch.py")
     try:
-        done = subprocess.run([sys.executable, script, "--print"], check=True, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, script, "--print", *names], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return {}
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)

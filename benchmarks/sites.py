@@ -103,6 +103,10 @@ class Bucket:
             client.remove_object(bucket_name=name, object_name=str(found.object_name))
         client.remove_bucket(bucket_name=name)
 
+    def has(self, name: str, key: str) -> bool:
+        """Whether an object is there."""
+        return any(True for _ in self._client().list_objects(bucket_name=name, prefix=key))
+
     def server_cpu(self) -> float:
         """Return what the MinIO process has taken."""
         return measure.cpu_seconds(self.pid)
@@ -117,14 +121,17 @@ class Bucket:
 
 
 @contextlib.contextmanager
-def minio(binary: str, work: str) -> Iterator[Bucket]:
+def minio(binary: str, work: str, own_keys: tuple[str, str] | None = None) -> Iterator[Bucket]:
     """Run a MinIO on the loopback address, with keys that nobody knows, below `work` for the time of the block.
+
+    `own_keys`: the pair, where several servers are to have the same.
 
     Raises TimeoutError where it does not answer within 30 seconds.
     """
     data = tempfile.mkdtemp(prefix="minio-", dir=work)
     address = f"127.0.0.1:{_free_port()}"
-    keys = {"MINIO_ROOT_USER": secrets.token_hex(10), "MINIO_ROOT_PASSWORD": secrets.token_hex(20)}
+    user, password = own_keys or (secrets.token_hex(10), secrets.token_hex(20))
+    keys = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
     with open(os.path.join(work, "minio.log"), "wb") as log:
         server = subprocess.Popen(
             [binary, "server", data, "--address", address, "--quiet"],

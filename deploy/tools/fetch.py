@@ -3,7 +3,7 @@
 
 MinIO, stock restic twice, Prometheus with Alertmanager, libfaketime, PostgreSQL, Redis.
 
-    fetch.py                       everything
+    fetch.py                       everything that tests need
     fetch.py minio restic-0.18     these only
     fetch.py --print               name=path of what is there; fetches nothing
 
@@ -23,12 +23,14 @@ import faketime_deb
 import minio_source
 import postgresql_deb
 import prometheus_deb
+import rclone_deb
 import redis_deb
 import restic_deb
 from toolcache import Unavailable, cache_dir, locked, say
 
 _RESTICS = tuple(f"restic-{version}" for version in restic_deb.SUITES)
 _TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime", "postgresql", "redis")
+_FOR_BENCHMARKS = ("rclone",)  # fetched where they are asked for
 _HINTS = {
     "minio": "install Go 1.24 or newer, put it on PATH, and run this again",
     **{name: f"install restic {name.removeprefix('restic-')} or newer and put it on PATH" for name in _RESTICS},
@@ -36,6 +38,7 @@ _HINTS = {
     "faketime": "install libfaketime (on Debian: apt-get install libfaketime)",
     "postgresql": "install the server of PostgreSQL 15 or newer (on Debian: apt-get install postgresql)",
     "redis": "install Redis 7 or newer (on Debian: apt-get install redis-server)",
+    "rclone": "install rclone and put it on PATH",
 }
 
 
@@ -62,13 +65,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("tools", nargs="*", metavar="tool", help=f"{', '.join(_TOOLS)}, or restic for both")
+    parser.add_argument(
+        "tools", nargs="*", metavar="tool", help=f"{', '.join((*_TOOLS, *_FOR_BENCHMARKS))}, or restic for both"
+    )
     parser.add_argument("--print", action="store_true", help="print name=path of what is there, and fetch nothing")
     parser.add_argument("--strict", action="store_true", help="fail if a tool can't be had, as under CI=true")
     options = parser.parse_args(arguments)
-    unknown = set(options.tools) - {*_TOOLS, "restic"}
+    there = (*_TOOLS, *_FOR_BENCHMARKS)
+    unknown = set(options.tools) - {*there, "restic"}
     if unknown:
-        parser.error(f"no such tool: {', '.join(sorted(unknown))}; there are {', '.join(_TOOLS)}")
+        parser.error(f"no such tool: {', '.join(sorted(unknown))}; there are {', '.join(there)}")
     return options
 
 
@@ -83,6 +89,8 @@ def _path(name: str) -> str | None:
         return postgresql_deb.path()
     if name == "redis":
         return redis_deb.path()
+    if name == "rclone":
+        return rclone_deb.path()
     return restic_deb.path(name.removeprefix("restic-"))
 
 
@@ -104,6 +112,8 @@ def _install(names: Sequence[str]) -> None:
                     postgresql_deb.install()
                 elif name == "redis":
                     redis_deb.install()
+                elif name == "rclone":
+                    rclone_deb.install()
                 else:
                     restic_deb.install(name.removeprefix("restic-"))
             except Unavailable as error:
