@@ -42,6 +42,13 @@ class Copier:
         self._target = target
         self._threads = threads
         self._own = threading.local()
+        self._lying: Mapping[str, int] | None = None  # all packs of the target and their sizes, where they were listed
+
+    def look_around(self) -> None:
+        """List what lies at the target, once, instead of asking for each pack: for many packs. Raises StorageError."""
+        if self._lying is None:
+            listed = self._target.store.list("data/")
+            self._lying = {info.key.rpartition("/")[2]: info.size for info in listed}
 
     def copy(
         self, packs: Mapping[bytes, int], suspect: Collection[bytes], heed: Callable[[], None]
@@ -96,11 +103,13 @@ class Copier:
 
     def _there(self, pack: bytes, size: int) -> list[Blob] | None:
         """What a pack that lies at the other site holds; None where it is to be copied."""
+        if self._lying is not None and self._lying.get(pack.hex()) != size:
+            return None
         own: Repository | None = getattr(self._own, "target", None)
         if own is None:  # a repository is for one thread
             own = self._own.target = Repository(self._target.store, self._target.key)
         try:
-            if own.store.stat(pack_key(pack)).size != size:
+            if self._lying is None and own.store.stat(pack_key(pack)).size != size:
                 return None
             return own.pack_header(pack)
         except (MissingObject, Damaged):

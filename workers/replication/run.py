@@ -49,6 +49,8 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 TOGETHER = 64  # snapshots that are brought over together, at most
 _LITTLE = 64 << 20  # bytes: a group that had less to copy is followed by one of twice as many
+_LISTED_FOR = 16  # packs for which all that lie there are listed, a page of a listing each time
+_PAGE = 1000  # objects of a listing that come with one request
 _TICK = 0.25  # seconds between two words on progress
 _STOPPED = "the replication was stopped"
 _AGAIN = "What was copied stays; the next one goes on from there"
@@ -196,6 +198,7 @@ class _Replication:
                 self._suspect = frozenset(bytes.fromhex(name) for name in names if len(name) == 64)
             self._threads = threads
             self._copier = Copier(self._origin, self._target, threads)
+            self._known = sum(1 for _ in self._there.packs())
             return list(self._in_groups(owed))
         finally:
             threads.shutdown(wait=False, cancel_futures=True)  # at once: what is under way ends by itself
@@ -247,6 +250,8 @@ class _Replication:
 
     def _copy(self, packs: set[bytes]) -> None:
         sizes = {pack: size for pack, size in self._here.packs() if pack in packs} if packs else {}
+        if len(sizes) > _LISTED_FOR * (1 + self._known // _PAGE):
+            self._copier.look_around()
         self._total[0] += len(sizes)
         self._total[1] += sum(sizes.values())
         self._say("copy")
