@@ -1,0 +1,1 @@
+"""Sees that a site is gone, and has another one take its place."""
