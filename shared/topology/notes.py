@@ -62,9 +62,14 @@ class Orders:
     turn: int = 0
 
 
+_TYPES = {kind: [(one.name, type(one.default)) for one in fields(kind)] for kind in (Note, Orders)}
+
+
 def note_of(state: State, site: str) -> Note:
     """What is noted of a site."""
-    said = state.notes.get(site, {})
+    said = state.notes.get(site)
+    if not said:
+        return Note()
     try:
         return Note(**{**_known(said, Note), "phase": Phase(said.get("phase", Phase.HEALTHY))})
     except (TypeError, ValueError):
@@ -73,8 +78,9 @@ def note_of(state: State, site: str) -> Note:
 
 def orders_of(state: State) -> Orders:
     """What people have said."""
+    said = state.notes.get(ALL)
     try:
-        return Orders(**_known(state.notes.get(ALL, {}), Orders))
+        return Orders(**_known(said, Orders)) if said else Orders()
     except TypeError:
         return Orders()
 
@@ -94,13 +100,13 @@ def with_orders(state: State, orders: Orders) -> State:
 def _known(said: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """The fields that this release knows, each of its own type. Raises TypeError."""
     found = {}
-    for one in fields(kind):
-        if one.name not in said:
+    for name, wanted in _TYPES[kind]:
+        if name not in said:
             continue
-        value, wanted = said[one.name], type(one.default)
+        value = said[name]
         if wanted is float and isinstance(value, int):
             value = float(value)
         if not isinstance(value, str if issubclass(wanted, str) else wanted):
-            raise TypeError(one.name)
-        found[one.name] = value
+            raise TypeError(name)
+        found[name] = value
     return found

@@ -14,13 +14,14 @@ from shared.observability.structured import structlog
 from shared.topology.errors import MoveRefused, NoMajority, StaleEpoch
 from shared.topology.moves import Move, carry_out, new_claim
 from shared.topology.notes import note_of, with_note
+from shared.topology.register import Standing
 from workers.failover.guards import Seen
 from workers.failover.judge import Heard, Judgement, Streak, clock_is_off, judge
 from workers.failover.machine import Act, Make, step
 
 if TYPE_CHECKING:
     from shared.health.observation import Observation
-    from shared.topology.register import Register
+    from shared.topology.register import Register, View
     from shared.topology.state import State
     from workers.failover.rules import Rules
 
@@ -89,13 +90,30 @@ class Pilot:
             back_at=known.back_at,
         )
 
+    def tend(self, register: Register, view: View) -> bool:
+        """Have members that forgot, or missed something, hold what was decided: a site less to be without."""
+        if all(how in {Standing.AGREES, Standing.SILENT} for how in view.standing.values()):
+            return False
+        try:
+            register.settle()
+        except NoMajority as error:
+            _log.warning("members that have forgotten can't be told", reason=str(error))
+            return False
+        return True
+
     def acts(self, seen: Seen) -> list[Act]:
         """What is to be done now, one thing a site at most."""
         found = (step(site, seen, self._rules, self.me) for site in seen.state.members)
         return [act for act in found if act is not None]
 
-    def carry_out(self, register: Register, seen: Seen, act: Act, *, least: int = 0) -> bool:
-        """Do it; False where it was not to be: others were faster, or no majority answers. The next look tells."""
+    def carry_out(self, register: Register, seen: Seen, act: Act, *, clock: float, least: int = 0) -> bool:
+        """Do it; False where it was not to be: others were faster, or no majority answers. The next look tells.
+
+        What was seen too long ago is no reason any more: this process may have been frozen.
+        """
+        if clock - seen.clock > self._rules.old:
+            _log.warning("too late to act on what was seen", site=act.site, seconds=round(clock - seen.clock))
+            return False
         try:
             if isinstance(act, Make):
                 move = Move(
@@ -110,7 +128,12 @@ class Pilot:
                     at=seen.now,
                     claim=new_claim(self.me),
                 )
-                carry_out(register, move, least=least)
+                carry_out(
+                    register,
+                    move,
+                    least=least,
+                    unless=lambda state: "" if note_of(state, act.site) == act.note else "another note stands by now",
+                )
             else:
                 register.change(lambda state: with_note(state, act.site, act.before, act.after), least=least)
         except (MoveRefused, StaleEpoch, NoMajority) as error:
