@@ -14,7 +14,7 @@ from shared.topology.memory import Memory
 from shared.topology.moves import Move, What, carry_out
 from shared.topology.notes import Orders, Phase, note_of, orders_of, with_note, with_orders
 from shared.topology.register import Register, View
-from shared.topology.state import State
+from shared.topology.state import Epoch, State
 from tests.support.voting import SECRET, Died, Serial
 from workers.failover.machine import Make
 from workers.failover.pilot import Knowledge, Pilot
@@ -188,10 +188,13 @@ def observe(world: World, register: Register) -> None:
     state = register._memory.state
     if state is not None:
         world.states.setdefault(state.epoch, state)
-        if state.epoch > world.newest.epoch or (
-            state.epoch == world.newest.epoch and dict(state.notes) != dict(world.newest.notes)
-        ):
+        if _age(state) > _age(world.newest):
             world.newest = state
+
+
+def _age(state: State) -> tuple[Epoch, int]:
+    """What rises with each change, and each note."""
+    return state.epoch, sum(note_of(state, site).turn for site in state.members) + orders_of(state).turn
 
 
 @dataclass
