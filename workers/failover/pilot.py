@@ -14,13 +14,14 @@ from shared.observability.structured import structlog
 from shared.topology.errors import MoveRefused, NoMajority, StaleEpoch
 from shared.topology.moves import Move, carry_out, new_claim
 from shared.topology.notes import note_of, with_note
+from shared.topology.register import Standing
 from workers.failover.guards import Seen
 from workers.failover.judge import Heard, Judgement, Streak, clock_is_off, judge
 from workers.failover.machine import Act, Make, step
 
 if TYPE_CHECKING:
     from shared.health.observation import Observation
-    from shared.topology.register import Register
+    from shared.topology.register import Register, View
     from shared.topology.state import State
     from workers.failover.rules import Rules
 
@@ -88,6 +89,17 @@ class Pilot:
             met=dict(self._met),
             back_at=known.back_at,
         )
+
+    def tend(self, register: Register, view: View) -> bool:
+        """Have members that forgot, or missed something, hold what was decided: a site less to be without."""
+        if all(how in {Standing.AGREES, Standing.SILENT} for how in view.standing.values()):
+            return False
+        try:
+            register.settle()
+        except NoMajority as error:
+            _log.warning("members that have forgotten can't be told", reason=str(error))
+            return False
+        return True
 
     def acts(self, seen: Seen) -> list[Act]:
         """What is to be done now, one thing a site at most."""
