@@ -75,13 +75,14 @@ def has_lost_its_network(verdicts: Collection[bool]) -> bool:
     return len(verdicts) > 1 and not any(verdicts)
 
 
-def enough_agree(votes: int, places: int, rules: Rules) -> bool:
+def enough_agree(votes: int, counted: int, places: int, rules: Rules) -> bool:
     """Whether so many of the places that count say so that it can be gone by: most of them, no fewer than wanted.
 
-    A place that is not heard of has died, or is cut off: it takes no part. Where only one is left that one decides;
-    the register still wants a majority of its members.
+    `places`: those that are heard of at all, and have not lost their network; one whose clock is wrong is one, though
+    its word is none. A place that is not heard of has died, or is cut off: it takes no part. Where only one is left
+    that one decides; the register still wants a majority of its members.
     """
-    return votes >= min(rules.observers, max(1, places)) and 2 * votes > places
+    return votes >= min(rules.observers, max(1, places)) and 2 * votes > counted
 
 
 def judge(
@@ -89,9 +90,13 @@ def judge(
 ) -> Mapping[str, Judgement]:
     """What is known of each site. `now` in POSIX seconds, `clock` by our own."""
     newest: dict[tuple[str, str], Observation] = {}  # by place and site
+    places = set()
     for told in heard:
         one = told.what
-        if one.site not in sites or not is_fresh(told, clock, rules.old) or not tells_our_time(told, now, rules.old):
+        if one.site not in sites or not is_fresh(told, clock, rules.old):
+            continue
+        places.add(one.place)
+        if not tells_our_time(told, now, rules.old):
             continue
         before = newest.get((one.place, one.site))
         if before is None or one.at > before.at:
@@ -100,18 +105,19 @@ def judge(
     for (place, site), one in newest.items():
         seen[place][site] = one.verdict.works
     votes: defaultdict[str, list[bool]] = defaultdict(list)
-    for verdicts in seen.values():
+    for place, verdicts in seen.items():
         if has_lost_its_network(verdicts.values()):
+            places.discard(place)
             continue
         for site, works in verdicts.items():
             votes[site].append(works)
-    return {site: _judged(votes[site], rules) for site in sites}
+    return {site: _judged(votes[site], len(places), rules) for site in sites}
 
 
-def _judged(votes: Collection[bool], rules: Rules) -> Judgement:
+def _judged(votes: Collection[bool], places: int, rules: Rules) -> Judgement:
     up = sum(votes)
-    if enough_agree(len(votes) - up, len(votes), rules):
+    if enough_agree(len(votes) - up, len(votes), places, rules):
         return Judgement.DOWN
-    if enough_agree(up, len(votes), rules):
+    if enough_agree(up, len(votes), places, rules):
         return Judgement.WORKS
     return Judgement.UNCLEAR

@@ -1,1 +1,1 @@
-"""A world in which sites, networks, clocks and failover workers fail by a seed; the machine and the register are real."""
+"""A world where sites, networks, clocks and workers fail by a seed; the machine and the register are the shipped ones."""

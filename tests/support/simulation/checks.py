@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from shared.topology.moves import What
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from tests.support.simulation.world import World
     from workers.failover.machine import Make
     from workers.failover.rules import Rules
-
-
-_LATELY = 7  # ticks: what was seen may be acted upon a little later
 
 
 class Wrong(AssertionError):
@@ -69,7 +65,7 @@ class Checks:
             raise Wrong(f"{act.what} of {act.site}, and nobody has said yes")
         self._not_too_often(act, before, rules)
         if act.what is What.FAILOVER:
-            self._not_needless(act)
+            self._not_needless(act, rules)
             self._fit(act, before, accepted=note.accepted)
 
     def _not_too_often(self, act: Make, before: State, rules: Rules) -> None:
@@ -84,11 +80,18 @@ class Checks:
             if mine and change.epoch.number > acknowledged and age < rules.cool_down - TICK:
                 raise Wrong(f"{act.what} of {act.site} {age} s after {change.what}")
 
-    def _not_needless(self, act: Make) -> None:
-        """Not long ago it was down for more than a moment, for most of the places that reach anything."""
-        well = [self._well(pairs, act.site) for pairs in self.world.history[-_LATELY:]]
-        if not any(not one and not other for one, other in pairwise(well)):
-            raise Wrong(f"{act.site} was well, but for a moment at most, and {act.to} has taken its place")
+    def _not_needless(self, act: Make, rules: Rules) -> None:
+        """It was down for as long as is wanted, for most of the places that reach anything and hear each other."""
+        world = self.world
+        ticks = int(rules.down_after / TICK)
+        window = world.history[-ticks - 1 :]
+        if act.what is What.FAILOVER and all(self._well(pairs, act.site) for pairs in window):
+            raise Wrong(f"{act.site} was well all the time, and {act.to} has taken its place")
+        lately = [self._well(pairs, act.site) for pairs in world.history[-5:]]
+        if world.sites[act.site].works and all(lately[-3:]):  # a word may be a tick old when it comes, and counts two
+            raise Wrong(f"{act.site} was back, and {act.to} has taken its place")
+        if lately.count(False) < 3:
+            raise Wrong(f"{act.site} was down for a moment, and {act.to} has taken its place")
 
     def _well(self, pairs: frozenset[tuple[str, str]], site: str) -> bool:
         """Whether a site answered most of the places that reach anything at all."""
@@ -110,15 +113,16 @@ class Checks:
                 f"{act.to} has taken the place of {act.site} without {len(lost)} snapshots, and nobody said yes"
             )
 
-    def at_rest(self) -> None:
-        """Long after the last fault: backups have a place to go to, and nothing is half done."""
+    def unrest(self) -> str:
+        """Long after the last fault: why backups have no place to go to, or what is half done; empty: all rests."""
         world, state = self.world, self.world.newest
         primary = state.primary(PRIMARY)
         if not world.sites[primary].works:
-            raise Wrong(f"{primary} is down for good, and is primary still: {note_of(state, primary)}")
+            return f"{primary} is down for good, and is primary still: {note_of(state, primary)}"
         for site in world.sites:
-            note = note_of(state, site)
-            if note.phase.value in {"promoting", "switching back"}:
-                raise Wrong(f"{site} is {note.phase.value} for ever")
-            if world.sites[site].works and note.phase.value in {"blocked", "proposed"}:
-                raise Wrong(f"{site} works, and is {note.phase.value}")
+            phase = note_of(state, site).phase.value
+            if phase in {"promoting", "switching back"}:
+                return f"{site} is {phase} for ever"
+            if world.sites[site].works and phase in {"blocked", "proposed"}:
+                return f"{site} works, and is {phase}"
+        return ""

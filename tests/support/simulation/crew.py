@@ -13,9 +13,10 @@ from shared.topology.errors import MoveRefused, NoMajority, NotAllAgree, StaleEp
 from shared.topology.memory import Memory
 from shared.topology.moves import Move, What, carry_out
 from shared.topology.notes import Orders, Phase, note_of, orders_of, with_note, with_orders
-from shared.topology.register import Register, View
-from shared.topology.state import Epoch, State
-from tests.support.voting import SECRET, Died, Serial
+from shared.topology.register import Register
+from shared.topology.state import State
+from tests.support.simulation.fast import AtOnce
+from tests.support.voting import SECRET, Died
 from workers.failover.machine import Make
 from workers.failover.pilot import Knowledge, Pilot
 from workers.failover.rules import Rules
@@ -49,28 +50,9 @@ def register_at(world: World, place: str, memory: Memory) -> Register:
         SECRET,
         memory,
         witnesses=[name for name, site in world.sites.items() if site.witness],
-        threads=Serial(),
+        threads=AtOnce(),
         pause=lambda _: None,
     )
-
-
-@dataclass
-class Looking:
-    """Looks at the register from a place; where nothing has changed since the last look, it would say the same."""
-
-    world: World
-    place: str
-    memory: Memory = field(default_factory=Memory)
-    _mark: object = None
-    _view: View | None = None
-
-    def look(self, register: Register) -> View:
-        """As the register does."""
-        sites = self.world.sites.values()
-        mark = id(self.memory), tuple((one.store.version, self.world.reaches(self.place, one.name)) for one in sites)
-        if self._view is None or mark != self._mark:
-            self._view, self._mark = register.look(), mark
-        return self._view
 
 
 @dataclass
@@ -80,15 +62,13 @@ class Worker:
     world: World
     place: str
     rules: Rules
+    memory: Memory = field(default_factory=Memory)
     lives: int = 0
     frozen_until: int = -1
     dead_until: int = 0
     pilot: Pilot | None = None
     heard: list[tuple[int, Observation]] = field(default_factory=list)  # when it arrives, and what
     plan: tuple[Any, Any] | None = None  # an act that was decided on before it froze
-
-    def __post_init__(self) -> None:
-        self.looking = Looking(self.world, self.place)
 
     @property
     def is_alive(self) -> bool:
@@ -125,7 +105,7 @@ class Worker:
             return
         if world.tick <= self.frozen_until:
             return
-        register = register_at(world, self.place, self.looking.memory)
+        register = register_at(world, self.place, self.memory)
         if self.plan is not None:  # it wakes up, and does what it was about to
             seen, act = self.plan
             self.plan = None
@@ -134,11 +114,12 @@ class Worker:
         arrived = [one for at, one in self.heard if at <= world.tick]
         self.heard = [(at, one) for at, one in self.heard if at > world.tick]
         self.pilot.hear(arrived, world.clock)
-        view = self.looking.look(register)
+        view = register.look()
         if not view.voted:
             return
-        if world.draw.random() < 0.3 and self.pilot.tend(register, view):
-            view = self.looking.look(register)
+        with suppress(Died):
+            if world.draw.random() < 0.3 and self.pilot.tend(register, view):
+                view = register.look()
         if not view.settled:
             return
         seen = self.pilot.see(
@@ -188,13 +169,10 @@ def observe(world: World, register: Register) -> None:
     state = register._memory.state
     if state is not None:
         world.states.setdefault(state.epoch, state)
-        if _age(state) > _age(world.newest):
+        if state.epoch > world.newest.epoch or (
+            state.epoch == world.newest.epoch and dict(state.notes) != dict(world.newest.notes)
+        ):
             world.newest = state
-
-
-def _age(state: State) -> tuple[Epoch, int]:
-    """What rises with each change, and each note."""
-    return state.epoch, sum(note_of(state, site).turn for site in state.members) + orders_of(state).turn
 
 
 @dataclass
@@ -203,19 +181,17 @@ class Movers:
 
     world: World
     place: str
+    memory: Memory = field(default_factory=Memory)
     number: int = 0
     forgetting: tuple[Any, str, int] | None = None  # under which epoch, where, until when it sleeps
-
-    def __post_init__(self) -> None:
-        self.looking = Looking(self.world, self.place)
 
     def work(self, checks: Any) -> None:
         """A backup, a replication, or a step of a forget."""
         world = self.world
-        register = register_at(world, self.place, self.looking.memory)
+        register = register_at(world, self.place, self.memory)
         if world.draw.random() < 0.5:
-            self.looking.look(register)
-        state = self.looking.memory.state
+            register.look()
+        state = self.memory.state
         primary = state.primary(PRIMARY) if state else PRIMARY
         if world.draw.random() < 0.6 and world.reaches(self.place, primary):
             self.number += 1
