@@ -62,7 +62,9 @@ class Orders:
     turn: int = 0
 
 
-_TYPES = {kind: [(one.name, type(one.default)) for one in fields(kind)] for kind in (Note, Orders)}
+_TYPES: dict[type, list[tuple[str, type]]] = {
+    kind: [(one.name, type(one.default)) for one in fields(kind)] for kind in (Note, Orders)
+}
 
 
 def note_of(state: State, site: str) -> Note:
