@@ -107,7 +107,7 @@ class Ticker:
             ticked = tick(self._watch.fleet, self._pools, self._ring, look, now, ask=look.ask, unlock=unlock)
             self._keep(self._pools)
         except LedgerAway as error:
-            _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
+            _say_away(error)
             return
         self._agents()
         for request in ticked.opened:
@@ -121,7 +121,7 @@ class Ticker:
             if sources:
                 hear(self._watch.fleet, self._pools, self._ring, sources, datetime.now(UTC))
         except LedgerAway as error:
-            _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
+            _say_away(error)
 
     def _ring_probes(self) -> None:
         """Once an interval; where two schedulers do so, a place has one ring all the same."""
@@ -145,6 +145,10 @@ class Ticker:
         self._unlock.fleet = self._keep.fleet = self._agents.fleet = fleet
         if has_moved(fleet, self._url):
             _log.warning("the configuration names another Redis now; that counts once the scheduler is started again")
+
+
+def _say_away(error: LedgerAway) -> None:
+    _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -34,7 +34,7 @@ def tell(producers: Any, sealer: Sealer, observations: Iterable[Observation]) ->
     """Tell what was seen. Raises kombu's OperationalError where Redis is away; some may have been told then."""
     for one in observations:
         message = sealer.seal(SITE_SEEN, said_of(one))
-        publish(producers, message, kept=(SEEN, f"{one.site}|{one.observer}"))
+        publish(producers, message, kept=(SEEN, f"{one.site}|{sealer.by}"))
 
 
 def said_of(one: Observation) -> dict[str, Any]:

@@ -84,32 +84,40 @@ class _Look:
         self.thread = threading.Thread(target=self._run, name=f"probe-{site.id}", daemon=True)
 
     def _run(self) -> None:
-        timeout = self._fleet.health.timeout
-        store: ObjectStore | None = None
         try:
-            store = self._fleet.open_site(self._site.id, patience=Patience(timeout, tries=1))
-            why = self._read(store) if self._site.witness else self._write_and_read(store)
-            latency = time.monotonic() - self.began
-            slow = latency > self._fleet.health.slow_after
-            said = f"it took {latency:.1f} s to write and read a few bytes" if slow and not why else why
-            self.tried = _Tried(Verdict.SLOW if slow else Verdict.UP, said, latency)
-        except StorageError as error:
-            self.tried = self._failed(error)
-        except _Lies as error:
-            self.tried = _Tried(Verdict.REFUSED, str(error), time.monotonic() - self.began)
-        except ConfigError as error:
-            self.problem = error
+            self._look()
         except Exception as error:  # noqa: BLE001 - a thread's end is seen by nobody
             _log.exception("a probe broke off", site=self._site.id)
-            self.tried = _Tried(Verdict.DOWN, f"the probe broke off: {error!r}"[:_WHY_AT_MOST])
+            self.tried = self.tried or _Tried(Verdict.DOWN, f"the probe broke off: {error!r}"[:_WHY_AT_MOST])
+
+    def _look(self) -> None:
+        timeout = self._fleet.health.timeout
         try:
-            if store is not None and self.tried is not None and self.tried.verdict is not Verdict.DOWN:
+            store = self._fleet.open_site(self._site.id, patience=Patience(timeout, tries=1))
+        except StorageError as error:
+            self.tried = self._failed(error)
+            return
+        except ConfigError as error:
+            self.problem = error
+            return
+        try:
+            self.tried = self._try(store)
+            if self.tried.verdict is not Verdict.DOWN:
                 self._ask_besides(store, timeout)
-        except Exception:  # noqa: BLE001 - the same
-            _log.exception("a probe broke off", site=self._site.id)
         finally:
-            if store is not None:
-                store.close()
+            store.close()
+
+    def _try(self, store: ObjectStore) -> _Tried:
+        try:
+            why = self._read(store) if self._site.witness else self._write_and_read(store)
+        except StorageError as error:
+            return self._failed(error)
+        except _Lies as error:
+            return _Tried(Verdict.REFUSED, str(error), time.monotonic() - self.began)
+        latency = time.monotonic() - self.began
+        slow = latency > self._fleet.health.slow_after
+        said = f"it took {latency:.1f} s to write and read a few bytes" if slow and not why else why
+        return _Tried(Verdict.SLOW if slow else Verdict.UP, said, latency)
 
     def _failed(self, error: StorageError) -> _Tried:
         why = str(error.args[0])[:_WHY_AT_MOST]

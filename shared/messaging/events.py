@@ -18,8 +18,8 @@ from kombu import Connection, Exchange, Queue
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
+from shared.messaging import signed
 from shared.messaging.broker import celery_broker
-from shared.messaging.signed import MALFORMED
 
 if TYPE_CHECKING:
     from shared.messaging.signed import Event, Judge
@@ -60,20 +60,33 @@ def publish(producers: Any, message: Mapping[str, object], *, kept: tuple[str, s
     `kept`: a hash and its field in which it lies besides, for who looks at the newest. Raises kombu's OperationalError
     where Redis is away, full or read-only.
     """
-    key = str(message["event"])
     try:
         with producers.acquire(block=True, timeout=5) as producer:
-            producer.publish(message, exchange=EXCHANGE, routing_key=key, serializer="json", declare=list(QUEUES))
-            pipe = producer.channel.client.pipeline(transaction=False)
-            for queue in QUEUES:
-                pipe.ltrim(queue.name, 0, KEPT - 1)  # the newest stand at the head
-                pipe.llen(queue.name)
-            if kept is not None:
-                pipe.hset(*kept, json.dumps(message))
-                pipe.expire(kept[0], _KEPT_FOR)
-            return dict(zip((queue.name for queue in QUEUES), pipe.execute()[1::2], strict=False))
+            bound, waiting = _send(producer, message, kept)
+            if not bound:  # Redis was emptied since this process declared them, so nobody was told
+                for queue in QUEUES:
+                    producer.channel.state.queue_bindings_delete(queue.name)
+                    queue(producer.channel).declare()
+                _, waiting = _send(producer, message, kept)
+            return waiting
     except RedisError as error:
         raise OperationalError(str(error)) from error
+
+
+def _send(producer: Any, message: Mapping[str, object], kept: tuple[str, str] | None) -> tuple[bool, dict[str, int]]:
+    """Whether there were queues that it could reach, and how many wait in each."""
+    key = str(message["event"])
+    producer.publish(message, exchange=EXCHANGE, routing_key=key, serializer="json", declare=list(QUEUES))
+    pipe = producer.channel.client.pipeline(transaction=False)
+    pipe.exists(producer.channel.keyprefix_queue % EXCHANGE.name)
+    for queue in QUEUES:
+        pipe.ltrim(queue.name, 0, KEPT - 1)  # the newest stand at the head
+        pipe.llen(queue.name)
+    if kept is not None:
+        pipe.hset(*kept, json.dumps(message))
+        pipe.expire(kept[0], _KEPT_FOR)
+    bound, *said = pipe.execute()
+    return bool(bound), {queue.name: said[2 * number + 1] for number, queue in enumerate(QUEUES)}
 
 
 class Ear:
@@ -98,7 +111,7 @@ class Ear:
                 try:
                     message = channel.basic_get(self._queue.name, no_ack=True)
                 except _NONE:
-                    self.judge.ignore(MALFORMED)  # taken it is all the same
+                    self.judge.ignore(signed.MALFORMED)  # taken it is all the same
                     continue
                 if message is None:
                     break

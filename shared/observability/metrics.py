@@ -76,9 +76,7 @@ RESTORE_RATE = _gauge("restore_rate_bytes_per_second", "source site", "What the 
 # What the sites themselves say.
 SITE_UP = _gauge("site_up", "site", "1 where the site answered the exporter when it was asked last, else 0")
 SITE_SEEN = _gauge("site_seen_up", "site place", "1 where a site was seen to work from a place, if slowly, else 0")
-SITE_LATENCY = _gauge(
-    "site_latency_seconds", "site place", "How long the last probe took to write and read a few bytes"
-)
+SITE_LATENCY = _gauge("site_latency_seconds", "site place", "How long the last probe took to write and read back")
 SITE_FREE = _gauge("site_free_bytes", "site place", "Bytes that may still be written there; no S3 store tells")
 SITE_LEAST_FREE = _gauge("site_wanted_free_bytes", "", "Bytes that a site should have left, as configured")
 SITE_CERTIFICATE = _gauge(
