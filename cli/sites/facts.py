@@ -96,7 +96,7 @@ def gather(fleet: Fleet, view: View, *, ask_all: bool = False) -> Report:
         ledger=known,
         rows=survey(view, primaries, have, wanted, problems),
         outside=tuple(name for name in fleet.sites if name not in state.members),
-        seen=_seen(fleet),
+        seen=seen_of_sites(fleet),
     )
 
 
@@ -143,7 +143,7 @@ def _lost(site: str, have: Have) -> list[Loss]:
     return sorted(found, key=lambda one: (one.elsewhere, one.source))  # what is nowhere else first
 
 
-def _seen(fleet: Fleet) -> tuple[Observation, ...]:
+def seen_of_sites(fleet: Fleet) -> tuple[Observation, ...]:
     """What was seen of them lately, by site and place; nothing where Redis is away."""
     from shared.health.heard import looked_up
     from shared.messaging.client import ledger_of

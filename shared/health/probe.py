@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from shared.errors import ConfigError, StorageError
+from shared.errors import ConfigError, HoldfastError, StorageError
 from shared.health.observation import Observation, Verdict
 from shared.observability.structured import structlog
 from shared.storage.api import Denied, MeasuredStore, MissingObject, Permanent, StoreFull
@@ -74,7 +74,7 @@ class _Look:
     def __init__(self, fleet: Fleet, site: Site, key: str, memory: _Memory) -> None:
         self.began = time.monotonic()
         self.tried: _Tried | None = None
-        self.problem: ConfigError | None = None
+        self.problem: HoldfastError | None = None  # of this machine, which says nothing of the site
         self.free: int | None = None
         self.clock: float | None = None
         self._fleet = fleet
@@ -94,15 +94,18 @@ class _Look:
         timeout = self._fleet.health.timeout
         try:
             store = self._fleet.open_site(self._site.id, patience=Patience(timeout, tries=1))
-        except StorageError as error:
-            self.tried = self._failed(error)
-            return
-        except ConfigError as error:
-            self.problem = error
+        except (StorageError, ConfigError) as error:
+            if isinstance(error, ConfigError) or self._site.is_s3:  # nothing was asked of the site yet
+                self.problem = error
+            else:
+                self.tried = self._failed(error)
             return
         try:
-            self.tried = self._try(store)
-            if self.tried.verdict is not Verdict.DOWN:
+            tried = self._try(store)
+            if self.problem is not None:
+                return
+            self.tried = tried
+            if tried.verdict is not Verdict.DOWN:
                 self._ask_besides(store, timeout)
         finally:
             store.close()
@@ -111,6 +114,8 @@ class _Look:
         try:
             why = self._read(store) if self._site.witness else self._write_and_read(store)
         except StorageError as error:
+            if isinstance(error, Denied) and not error.site:
+                self.problem = error  # its keys can't be read here
             return self._failed(error)
         except _Lies as error:
             return _Tried(Verdict.REFUSED, str(error), time.monotonic() - self.began)

@@ -284,6 +284,7 @@ def test_who_probes_here_looks_when_it_is_rung_and_ends_when_it_is_asked(scene: 
         assert (first.place, first.verdict) == ("dc1", Verdict.UP)
         assert first.free
         os.rename(fleet.site("a").url, f"{fleet.site('a').url}-away")
+        scene.ledger.client.execute_command("CLIENT", "KILL", "TYPE", "normal")  # it connects again
         assert until(lambda: places.ring_all(scene.ledger), what="its place") == ["dc1"]
         until(
             lambda: looked_up(fleet, scene.ledger)["a", observer_of("probes")].verdict is Verdict.DOWN,

@@ -308,10 +308,13 @@ def test_who_may_not_delete_writes_once_an_hour(fleets: Fleets, minio_server: Mi
     assert seen(prober).verdict is Verdict.REFUSED
 
 
-def test_who_lacks_the_keys_says_nothing(fleets: Fleets) -> None:
-    """That this machine can't ask says nothing of the site."""
-    prober = fleets.of("url: 's3:http://127.0.0.1:9/b', credentials: {env: NOBODY_SET_THIS}")
-    assert prober.look() == []
+@pytest.mark.parametrize(
+    "site",
+    ["credentials: {env: NOBODY_SET_THIS}", "credentials: {file: none}", "credentials: {file: secret}, ca_file: none"],
+)
+def test_who_can_not_ask_says_nothing(fleets: Fleets, site: str) -> None:
+    """No keys, or no file of authorities: that is this machine's own fault, and no site is called down for it."""
+    assert fleets.of(f"url: 's3:https://127.0.0.1:9/b', {site}").look() == []
 
 
 def test_a_changed_configuration_counts_at_once(fleets: Fleets, tmp_path: Path) -> None:
