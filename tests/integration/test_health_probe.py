@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -254,6 +255,19 @@ def test_a_directory_that_is_not_there_is_down(fleets: Fleets, tmp_path: Path) -
     site.rename(tmp_path / "away")
     one = seen(prober)
     assert (one.verdict, "no such directory" in one.why) == (Verdict.DOWN, True)
+
+
+def test_a_directory_that_takes_no_byte_more_refuses(fleets: Fleets, tmp_path: Path) -> None:
+    """The kernel says so: here it lets this process write no more, which a full disk does to everybody."""
+    prober = fleets.of(f"url: {tmp_path}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        one = seen(prober)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (one.verdict, "site a: full: PUT holdfast/probe/" in one.why) == (Verdict.REFUSED, True)
+    assert seen(prober).verdict is Verdict.UP
 
 
 OK, MISSING = Scripted(200), s3_error(404, "NoSuchKey")
