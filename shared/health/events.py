@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from shared.errors import LedgerError
 from shared.health.observation import Observation, Verdict
 from shared.ledger.guard import guarded
 from shared.messaging.events import SITE_SEEN, publish
@@ -97,7 +99,8 @@ def look(
         elif now - one.at <= max_age:
             found[one.site, one.observer] = one
     if dropped:
-        guarded(lambda: client.hdel(SEEN, *dropped))  # of observers that are gone, mostly: they do not pile up
+        with suppress(LedgerError):  # who may only read leaves it to others
+            guarded(lambda: client.hdel(SEEN, *dropped))  # of observers that are gone, mostly: they do not pile up
     return found
 
 
