@@ -26,7 +26,7 @@ from scheduler.sites import Claim, SiteLooks
 from shared.config.values import parse_listen
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError, HoldfastError, LedgerError
-from shared.health.heard import looked_up
+from shared.health.events import looked_up
 from shared.ledger.connect import connect
 from shared.messaging.broker import broker_url
 from shared.observability import logs, metrics

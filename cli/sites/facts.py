@@ -145,7 +145,7 @@ def _lost(site: str, have: Have) -> list[Loss]:
 
 def seen_of_sites(fleet: Fleet) -> tuple[Observation, ...]:
     """What was seen of them lately, by site and place; nothing where Redis is away."""
-    from shared.health.heard import looked_up
+    from shared.health.events import looked_up
     from shared.messaging.client import ledger_of
 
     with suppress(LedgerError, ConfigError):

@@ -10,6 +10,7 @@ reach either key.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 from shared.errors import LedgerError
 from shared.health.observation import Observation, Verdict
 from shared.ledger.guard import guarded
-from shared.messaging.events import SITE_SEEN, publish
+from shared.messaging.names import SITE_SEEN
 from shared.messaging.signed import NotBelieved, verify
 
 if TYPE_CHECKING:
     import redis
 
+    from shared.config.fleet import Fleet
+    from shared.ledger.ledger import Ledger
     from shared.messaging.signed import Event, Sealer
 
 SEEN = "hf:seen"
@@ -34,6 +37,8 @@ _NAME_AT_MOST = 200
 
 def tell(producers: Any, sealer: Sealer, observations: Iterable[Observation]) -> None:
     """Tell what was seen. Raises kombu's OperationalError where Redis is away; some may have been told then."""
+    from shared.messaging.events import publish  # kombu, which commands and exporters have no need of
+
     for one in observations:
         message = sealer.seal(SITE_SEEN, said_of(one))
         publish(producers, message, kept=(SEEN, f"{one.site}|{sealer.by}"))
@@ -102,6 +107,13 @@ def look(
         with suppress(LedgerError):  # who may only read leaves it to others
             guarded(lambda: client.hdel(SEEN, *dropped))  # of observers that are gone, mostly: they do not pile up
     return found
+
+
+def looked_up(fleet: Fleet, ledger: Ledger) -> dict[tuple[str, str], Observation]:
+    """What was seen lately, once, without hearing: for commands and exporters. Raises ConfigError, LedgerError."""
+    ahead = fleet.health.clock_tolerance
+    max_age = fleet.health.expires + ahead
+    return look(ledger.client, fleet.event_key, now=time.time(), max_age=max_age, ahead=ahead)
 
 
 def _number(value: object) -> float:

@@ -110,10 +110,3 @@ class Listening:
                 _log.exception("health events can't be heard")
             self._stop.wait(self._pace)
         self._ear.close()
-
-
-def looked_up(fleet: Fleet, ledger: Ledger) -> dict[tuple[str, str], Observation]:
-    """What was seen lately, once, without hearing: for commands and exporters. Raises ConfigError, LedgerError."""
-    ahead = fleet.health.clock_tolerance
-    max_age = fleet.health.expires + ahead
-    return look(ledger.client, fleet.event_key, now=time.time(), max_age=max_age, ahead=ahead)

@@ -20,12 +20,12 @@ from redis.exceptions import RedisError
 
 from shared.messaging import signed
 from shared.messaging.broker import celery_broker
+from shared.messaging.names import SITE_SEEN, SNAPSHOT_COMMITTED
+
+__all__ = ["HEALTH", "QUEUES", "REPLICATION", "SITE_SEEN", "SNAPSHOT_COMMITTED", "Ear", "connection", "publish"]
 
 if TYPE_CHECKING:
     from shared.messaging.signed import Event, Judge
-
-SNAPSHOT_COMMITTED = "snapshot.committed"  # run, source, repository, site, snapshot (hex)
-SITE_SEEN = "site.seen"  # an observation: see shared.health.seen
 
 EXCHANGE = Exchange("holdfast.events", type="topic", durable=True)
 REPLICATION = Queue("holdfast.events.replication", EXCHANGE, routing_key="snapshot.*", durable=True)

@@ -21,6 +21,9 @@ TASK_RUN = "holdfast.run"  # one argument: a run's id
 TASK_TICK = "holdfast.tick"  # no argument
 TASK_HEAR = "holdfast.hear"  # no argument: events wait for the scheduler
 
+SNAPSHOT_COMMITTED = "snapshot.committed"  # an event: run, source, repository, site, snapshot (hex)
+SITE_SEEN = "site.seen"  # an event: an observation, see shared.health.events
+
 SCHEDULER = "scheduler"
 BACKUP = "backup"
 RESTORE = "restore"

@@ -21,8 +21,8 @@ from scheduler.families import seen as seen_families
 from shared.agents.acl import set_agents
 from shared.agents.identity import redis_user
 from shared.health import places
-from shared.health.events import SEEN, look, said_of, tell
-from shared.health.heard import Heard, Listening, looked_up
+from shared.health.events import SEEN, look, looked_up, said_of, tell
+from shared.health.heard import Heard, Listening
 from shared.health.observation import Observation, Verdict
 from shared.health.place import observer_of, place_of
 from shared.ledger.ledger import Ledger
