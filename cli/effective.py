@@ -61,6 +61,13 @@ def effective(fleet: Fleet) -> dict[str, Any]:
             "max_repack": size(fleet.prune.max_repack) if fleet.prune.max_repack else "no limit",
         },
         "exporter": {"listen": fleet.metrics_address or "off", "ask_sites": fleet.ask_sites},
+        "health": {
+            "probe": fleet.health.probe,
+            "place": fleet.health.place or "the host name",
+            **{name: span(getattr(fleet.health, name)) for name in ("interval", "timeout", "slow_after")},
+            "min_free": size(fleet.health.min_free),
+            "clock_tolerance": span(fleet.health.clock_tolerance),
+        },
         "limits": {
             "runs": fleet.limits.runs,
             "cores": fleet.limits.cores or "all",

@@ -9,6 +9,7 @@ import argparse
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -19,16 +20,18 @@ from redis.exceptions import RedisError
 
 from scheduler.agents import AgentKeeper
 from scheduler.evidence import SiteEvidence
+from scheduler.hearing import Hearing
 from scheduler.keeper import LockKeeper
 from scheduler.reaper import Unlocker
-from scheduler.tick import Ring, tick
+from scheduler.tick import Ring, hear, tick
 from shared.config.watch import FleetWatch
+from shared.health.places import ring_all
 from shared.ledger.connect import connect
 from shared.ledger.errors import LedgerAway
 from shared.messaging.app import TICK_SECONDS, make_app, start_worker
 from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url, has_moved
-from shared.messaging.names import SCHEDULER, TASK_TICK
+from shared.messaging.names import SCHEDULER, TASK_HEAR, TASK_TICK
 from shared.observability import logs
 from shared.observability.structured import structlog
 from shared.topology.following import Follower
@@ -70,6 +73,10 @@ def register(app: Celery, watch: FleetWatch) -> None:
     def run(*_: object) -> None:
         ticker.tick()
 
+    @app.task(name=TASK_HEAR, time_limit=_TICK_AT_MOST)  # type: ignore[untyped-decorator] # Celery has no types
+    def hear(*_: object) -> None:
+        ticker.hear()
+
 
 class Ticker:
     """Does ticks, each by the newest valid configuration. Made before the fork, and connects after it."""
@@ -85,22 +92,43 @@ class Ticker:
         self._keep = LockKeeper(watch.fleet)
         self._agents = AgentKeeper(watch.fleet)
         self._topology = Follower(find=True)
+        self._hearing = Hearing(self._url)
+        self._probed = float("-inf")  # when places were rung last
 
     def tick(self) -> None:
         """One tick; where Redis is away the next one does what this one left."""
         self._follow()
         self._topology.follow(self._watch.fleet)  # in a thread: what it finds counts for the next tick
         try:
+            self._ring_probes()
+            self._hearing.committed(self._watch.fleet, self._pools)  # all copies are looked at now
             look, unlock = self._look, self._unlock
             now = datetime.now(UTC)
             ticked = tick(self._watch.fleet, self._pools, self._ring, look, now, ask=look.ask, unlock=unlock)
             self._keep(self._pools)
         except LedgerAway as error:
-            _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
+            _say_away(error)
             return
         self._agents()
         for request in ticked.opened:
             look.drop(request.source)
+
+    def hear(self) -> None:
+        """What can't wait for a tick; what is missed, one finds."""
+        self._follow()
+        try:
+            sources = self._hearing.committed(self._watch.fleet, self._pools)
+            if sources:
+                hear(self._watch.fleet, self._pools, self._ring, sources, datetime.now(UTC))
+        except LedgerAway as error:
+            _say_away(error)
+
+    def _ring_probes(self) -> None:
+        """Once an interval; where two schedulers do so, a place has one ring all the same."""
+        now = time.monotonic()
+        if now - self._probed >= self._watch.fleet.health.interval:
+            self._probed = now
+            ring_all(self._pools)
 
     def _follow(self) -> None:
         before = self._watch.fleet
@@ -117,6 +145,10 @@ class Ticker:
         self._unlock.fleet = self._keep.fleet = self._agents.fleet = fleet
         if has_moved(fleet, self._url):
             _log.warning("the configuration names another Redis now; that counts once the scheduler is started again")
+
+
+def _say_away(error: LedgerAway) -> None:
+    _log.warning("Redis is away; the next tick does what this one left", reason=str(error))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

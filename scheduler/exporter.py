@@ -26,6 +26,7 @@ from scheduler.sites import Claim, SiteLooks
 from shared.config.values import parse_listen
 from shared.config.watch import FleetWatch
 from shared.errors import ConfigError, HoldfastError, LedgerError
+from shared.health.events import looked_up
 from shared.ledger.connect import connect
 from shared.messaging.broker import broker_url
 from shared.observability import logs, metrics
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as KnownFamily
 
     from shared.config.fleet import Fleet
+    from shared.health.observation import Observation
 
 _CONFIG_EVERY = 5.0  # seconds between looks at the configuration
 _log = structlog.get_logger("holdfast.exporter")
@@ -52,6 +54,8 @@ class FleetCollector:
         self._url = ""
         self._last_read = 0.0
         self._away = False
+        self._seen: list[Observation] = []
+        self._blind = ""
 
     def collect(self) -> Iterator[KnownFamily]:
         """One scrape, for prometheus_client."""
@@ -86,6 +90,7 @@ class FleetCollector:
                     self._reader.close()
                 self._reader, self._url = FactReader(connect(url)), url
             self._reader.read(fleet)
+            self._look_at_sites(fleet)
         except (LedgerError, ConfigError) as error:
             if not self._away:
                 _log.warning("the ledger can't be read", reason=str(error))
@@ -97,6 +102,17 @@ class FleetCollector:
         self._last_read = time.time()
         return True
 
+    def _look_at_sites(self, fleet: Fleet) -> None:
+        """What was seen of them. Without the fleet's secret an exporter can't tell what is forged, and says nothing."""
+        self._seen = []
+        if fleet.ask_sites and self._reader is not None:
+            try:
+                self._seen = list(looked_up(fleet, self._reader.pools).values())
+            except ConfigError as error:
+                if str(error) != self._blind:
+                    _log.warning("what is seen of the sites can't be told", reason=str(error))
+                self._blind = str(error)
+
     def _families(self, fleet: Fleet, *, alive: bool, seconds: float) -> Iterator[Family]:
         yield Family(metrics.BUILD, [((VERSION,), 1)])
         yield Family(metrics.CONFIG_OK, [((), not self._watch.error)])
@@ -106,10 +122,13 @@ class FleetCollector:
         yield from families.configured(fleet)
         yield from families.inventory(fleet)
         yield from families.asked(self.looks)
+        yield Family(metrics.SITE_LEAST_FREE, [((), fleet.health.min_free)])
+        yield Family(metrics.CLOCK_TOLERANCE, [((), fleet.health.clock_tolerance)])
         if self._reader is not None:
             yield from families.past(fleet, self._reader.facts)
             if alive:
                 yield from families.present(fleet, self._reader.facts)
+                yield from families.seen(fleet, self._seen)
 
 
 def address(text: str) -> tuple[str, int]:

@@ -25,6 +25,7 @@ from shared.ledger.guard import guarded
 from shared.ledger.keys import BEAT_LOCK, BEAT_PREFIX
 from shared.ledger.model import UPKEEP, RunKind, RunState, Upkept, slot_time
 from shared.messaging.client import realms
+from shared.messaging.ignored import FIELD as IGNORED
 from shared.messaging.names import CAPABILITIES, SCHEDULER, host_restore_queue, queue_of, redis_list
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Facts:
     errors: Counter[int] = field(default_factory=Counter)  # by exit code
     retries: Counter[str] = field(default_factory=Counter)  # by site
     uploaded: Counter[str] = field(default_factory=Counter)  # bytes, by source
+    ignored: Counter[str] = field(default_factory=Counter)  # events, by reason
     last: dict[str, SeenRun] = field(default_factory=dict)  # by source: the backup run that ended last
     good: dict[str, dict[str, Good]] = field(default_factory=dict)  # by source and site
     upkeep: dict[str, dict[tuple[str, str], Upkept]] = field(default_factory=dict)  # by source, and site and kind
@@ -156,6 +158,11 @@ class FactReader:
         facts.open = [run for run in running if run and not run.state.is_final]
         facts.queues = dict(zip(waiting, lengths, strict=True))
 
+    @property
+    def pools(self) -> Ledger:
+        """What it reads."""
+        return self._pools
+
     def close(self) -> None:
         """Give up the connection."""
         self._client.close()
@@ -167,6 +174,7 @@ class FactReader:
         errors: Counter[int] = Counter()
         retries: Counter[str] = Counter()
         uploaded: Counter[str] = Counter()
+        ignored: Counter[str] = Counter()
         for name, count in sums.items():
             what, _, of = name.partition("|")
             if what == "ended":
@@ -176,12 +184,14 @@ class FactReader:
                 errors[int(of)] += count
             elif what == "retries":
                 retries[of] += count
+            elif what == IGNORED:
+                ignored[of] += count
         for place, source, count in uploads:
             if hosts[place] in ("", self._homes.get(source)):  # no agent speaks for another's source
                 uploaded[source] += count
         facts = self.facts
         facts.ended, facts.errors, facts.retries, facts.uploaded = ended, errors, retries, uploaded
-        facts.workers = workers
+        facts.workers, facts.ignored = workers, ignored
 
     def _follow(self, heads: Mapping[str, tuple[float, str] | None]) -> None:
         """Learn from what ended since the last read: in each realm back to the run that was seen last."""

@@ -16,6 +16,7 @@ from shared.config.inventory import place_in
 from shared.errors import ConfigError
 from shared.ledger.model import RunKind, RunState
 from shared.messaging.names import queue_of
+from shared.messaging.signed import REASONS
 from shared.observability import metrics
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from scheduler.sites import SiteLooks
     from shared.config.fleet import Fleet
     from shared.config.models import Policy, SourceFacts
+    from shared.health.observation import Observation
     from shared.topology import Epoch
 
 _NEWER = 32  # pairs of a kind and a state that this release does not know, and that are shown by their names
@@ -109,6 +111,27 @@ def asked(looks: SiteLooks) -> Iterator[Family]:
     yield Family(metrics.CLAIM_CHECKED, [(place, verdict.at) for place, verdict in verdicts.items()])
 
 
+def seen(fleet: Fleet, observations: Iterable[Observation]) -> Iterator[Family]:
+    """What was seen of the sites lately. From a place where one observer sees a site fail it does not work."""
+    works: dict[tuple[str, str], bool] = {}
+    told: dict[tuple[str, str], Observation] = {}  # the newest that says more than that
+    for one in sorted(observations, key=lambda one: one.at):
+        place = (one.site, one.place)
+        if one.site in fleet.sites:
+            works[place] = works.get(place, True) and one.verdict.works
+            if one.clock is not None:
+                told[place] = one
+    yield Family(metrics.SITE_SEEN, works.items())
+    yield Family(metrics.SITE_LATENCY, [(place, one.latency) for place, one in told.items()])
+    for metric, name in (
+        (metrics.SITE_FREE, "free"),
+        (metrics.SITE_CERTIFICATE, "certificate"),
+        (metrics.SITE_CLOCK, "clock"),
+    ):
+        values = ((place, getattr(one, name)) for place, one in told.items())
+        yield Family(metric, [(place, value) for place, value in values if value is not None])
+
+
 def past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     """What has happened, and stays true while Redis is away."""
     finals = [state for state in RunState if state.is_final]
@@ -123,6 +146,7 @@ def past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
         errors[metrics.error_class(code)] += count
     yield Family(metrics.ERRORS, [((name,), count) for name, count in errors.items()])
     yield Family(metrics.RETRIES, [((site,), facts.retries[site]) for site in fleet.sites])
+    yield Family(metrics.IGNORED, [((reason,), facts.ignored[reason]) for reason in REASONS])
     yield Family(metrics.UPLOADED, [((name,), facts.uploaded[name]) for name in fleet.sources])
 
     last = [(name, facts.last[name]) for name in fleet.sources if name in facts.last]

@@ -8,7 +8,7 @@ left over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -57,6 +57,12 @@ class Copies:
     rows: tuple[Copy, ...]
     origins: tuple[tuple[str, str, str], ...]
     places: tuple[tuple[str, str, str], ...]
+
+    def only(self, sources: Collection[str]) -> Copies:
+        """Those of some sources."""
+        kept = [at for at, row in enumerate(self.rows) if row.source in sources]
+        parts = (tuple(part[at] for at in kept) for part in (self.origins, self.places))
+        return Copies(tuple(self.rows[at] for at in kept), *parts)
 
 
 def copies_of(fleet: Fleet) -> Copies:

@@ -6,7 +6,7 @@ looked at in a handful of round trips (`shared.ledger.sweep`); sites are asked o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -174,9 +174,21 @@ def _open_upkeep(pools: Ledger, wanted: Sequence[Asked]) -> list[tuple[Asked, Op
     return [(one, word) for one, (word, _) in zip(due, answers, strict=True) if word in _FRESH]
 
 
-def _open_copies(fleet: Fleet, pools: Ledger, now: datetime) -> tuple[list[RunRequest], list[Asked]]:
-    """Replications, so many at a time: what is owed does not run away. And the upkeep that copies want."""
-    copies = copies_of(fleet)
+def hear(fleet: Fleet, pools: Ledger, ring: Ring, sources: Collection[str], now: datetime) -> list[RunRequest]:
+    """Open the replications of these sources that are due, between two ticks. Raises as `tick`."""
+    opened, _ = _open_copies(fleet, pools, now, sources)
+    ring([(request.id, request.queue) for request in opened])
+    return opened
+
+
+def _open_copies(
+    fleet: Fleet, pools: Ledger, now: datetime, sources: Collection[str] | None = None
+) -> tuple[list[RunRequest], list[Asked]]:
+    """Replications (of some sources, else of all), so many at a time: what is owed does not run away.
+
+    And the upkeep that copies want.
+    """
+    copies = copies_of(fleet) if sources is None else copies_of(fleet).only(sources)
     if not copies.rows:
         return [], []
     states = sweep.states(pools, copies.origins), sweep.states(pools, copies.places)

@@ -76,9 +76,10 @@ class RepositoryError(HoldfastError):
 
 
 class StorageError(HoldfastError):
-    """A site can't be used as asked."""
+    """A site can't be used as asked. `site`: its name, empty where it has none."""
 
     exit_code = 30
+    site = ""
 
 
 class BackupError(HoldfastError):

@@ -47,11 +47,13 @@ class Child:
         stop_grace: float = 10.0,
         stops_last: bool = False,
         alone: bool = False,
+        aside: bool = False,
         hindrance: Callable[[], str] = str,
     ) -> None:
         """`stop_grace`: seconds from SIGTERM to SIGKILL of its group. `stops_last`: others need it to end well.
 
-        `alone`: one that takes its place waits for its end. `hindrance` says why it can't be started now; empty: it
+        `alone`: one that takes its place waits for its end. `aside`: it is not drained, and nobody stays for it.
+        `hindrance` says why it can't be started now; empty: it
         can. Without `log_dir` it writes to this process's standard error: whoever started that keeps the log.
         """
         self.name = name
@@ -63,6 +65,7 @@ class Child:
         self.is_drained = False
         self.stops_last = stops_last
         self.alone = alone
+        self.aside = aside
         self.after: Child | None = None  # it is started when that one has ended
         self._grace = stop_grace
         self._hindrance = hindrance
@@ -196,7 +199,8 @@ class Children:
     @property
     def are_drained(self) -> bool:
         """Whether all have been asked to leave, and nothing is left to look after."""
-        return bool(self.children) and all(child.is_drained for child in self.children) and not self._leaving
+        staying = [child for child in self.children if not child.aside]
+        return bool(staying) and all(child.is_drained for child in staying) and not self._leaving
 
     def look(self) -> None:
         """Look after each of them once."""

@@ -47,6 +47,7 @@ def everything(fleet: Fleet, log_dir: str, slots: Slots, tick: float | None = No
     hosts = sorted({*fleet.hosts} & here)
     pools = sorted({source.pool for source in fleet.sources.values() if source.pool})
     yield from workers(fleet.path, slots, hosts, pools, log_dir)
+    yield from probes(fleet, log_dir)
     yield from scheduler(fleet.path, log_dir, tick)
     if fleet.metrics_address:
         yield _exporter(fleet, log_dir)
@@ -72,6 +73,13 @@ def workers(
     yield _worker("worker", config, ALL, slots.concurrency, served, log_dir)
     if slots.restores:
         yield _worker("restore", config, RESTORE, slots.restores, served, log_dir)
+
+
+def probes(fleet: Fleet, log_dir: str = "") -> Iterator[Child]:
+    """Who looks at the sites from this machine; nobody where the configuration does not want that."""
+    if fleet.health.probe and not fleet.agent:
+        command = [*module_command("workers.probing"), "--config", fleet.path, *_log_option("probes", log_dir)]
+        yield Child("probes", command, log_dir, aside=True)
 
 
 def scheduler(config: str, log_dir: str = "", tick: float | None = None) -> Iterator[Child]:

@@ -1,7 +1,7 @@
 """An engine as a process: a spec as one line of JSON on stdin, events as JSON lines on stdout.
 
     {"event":"progress",...}  {"event":"packed",...}  {"event":"note","message"}  {"event":"done",...}
-    {"event":"error","message","hint","exit_code"}
+    {"event":"error","message","hint","exit_code"}, of a store also "site"
 The last two also say `store_retries`: how often the site was asked again.
 
 Invariant: the engine does not outlive whoever started it. When its stdin closes it gets SIGIO (no thread
@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from shared.errors import EXIT_OK, HoldfastError
+from shared.errors import EXIT_OK, HoldfastError, StorageError
 from shared.storage.retry import retries
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -36,6 +36,8 @@ def serve(engine: Callable[[dict[str, Any], OnEvent], dict[str, Any]]) -> int:
         result = engine(spec, _emit)
     except HoldfastError as error:
         said = {"message": str(error.args[0]), "hint": error.hint, "exit_code": error.exit_code}
+        if isinstance(error, StorageError):
+            said["site"] = error.site  # a replication has two
         _emit({"event": "error", **said, "store_retries": retries()})
         return error.exit_code
     except BrokenPipeError:

@@ -29,12 +29,13 @@ def run_scheduler(fleet: Fleet) -> int:
 
 
 def run_workers(fleet: Fleet, slots: Slots, hosts: Sequence[str], pools: Sequence[str], *, agent: bool = False) -> int:
-    """Run a worker, and one for restores beside it, until Ctrl-C, SIGTERM or until both are drained.
+    """Run a worker, one for restores, and who looks at the sites, until Ctrl-C, SIGTERM or until both are drained.
 
     An `agent` serves its hosts alone. Returns an exit code. Raises ConfigError.
     """
     said = f"worker up: {count(slots.concurrency, 'slot')} and {count(slots.restores, 'slot')} for restores"
     children = list(parts.workers(fleet.path, slots, hosts, pools, agent=agent))
+    children += [] if agent else parts.probes(fleet)
     return _run(children, f"{said}, Redis at {mask_url(broker_url(fleet))}")
 
 

@@ -59,6 +59,9 @@ class Outcome:
     state: RunState = RunState.QUEUED
     result: Mapping[str, object] = field(default_factory=dict)
     error: str = ""
+    exit_code: int = 0
+    site: str = ""  # at which an operation failed, where the engine could tell
+    retries: int = 0  # requests to its site that were made again
 
 
 class Supervisor:
@@ -233,8 +236,9 @@ class Supervisor:
         return self._finish(RunState.FAILED, {}, f"given up after {died} attempts; the last: {error}", 1)
 
     def _finish(self, state: RunState, result: Mapping[str, object], error: str, exit_code: int) -> Outcome:
-        said = self._last.get("store_retries") if self._last is not None else 0
-        retries = said if isinstance(said, int) else 0
+        said = self._last if self._last is not None else {}
+        asked = said.get("store_retries")
+        retries = asked if isinstance(asked, int) else 0
 
         def finish() -> Word:
             if state not in {RunState.FAILED, RunState.CANCELLED} and not self._noted:
@@ -249,7 +253,8 @@ class Supervisor:
         if word is Word.FINISHED and state is RunState.FAILED:
             with suppress(LedgerAway):  # once more: who looked for a snapshot before the end has left it at that
                 self._tell_of_lock()
-        return Outcome(word, state, result, error)
+        site = said.get("site") if said.get("event") == "error" else ""
+        return Outcome(word, state, result, error, exit_code, str(site or ""), retries)
 
     def _release(self, error: str, pause: float = 0.0) -> Outcome:
         """Give the run back; without a pause the caller rings."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shared import topology
 from shared.errors import ConfigError, HoldfastError, RestoreError
@@ -20,7 +20,7 @@ from shared.messaging.bell import ring
 from shared.messaging.names import TASK_RUN
 from shared.observability import logs
 from shared.observability.structured import structlog
-from workers import presence, sharding, specs
+from workers import presence, sharding, specs, telling
 from workers.engine_process import EngineProcess
 from workers.supervise import Supervisor
 
@@ -129,8 +129,8 @@ def _work(app: Celery | None, context: WorkerContext, fleet: Fleet, ledger: Ledg
     if outcome.word is Word.CUT or run.request.kind is RunKind.SHARD:
         _ring_for(ledger, run)
     committed = outcome.word is Word.FINISHED and run.request.kind.is_backup and outcome.state in _COMMITTED
-    if committed and app is not None and not context.agent:  # an agent reaches no key but its own
-        _tell(app, run, outcome.result)
+    if app is not None and not context.agent:  # an agent reaches no key but its own, and can't seal an event
+        telling.tell_of_run(app, fleet, run, outcome, str(spec["site"]["id"]), committed=committed)
     return outcome.word
 
 
@@ -138,16 +138,6 @@ def _ring_for(ledger: Ledger, run: Run) -> None:
     """For the shards of a run that was cut, or for the run whose last shard is over."""
     with suppress(LedgerAway):  # then the reaper rings
         ring(ledger.client, sharding.to_ring(ledger, run.request))
-
-
-def _tell(app: Celery, run: Run, result: Mapping[str, object]) -> None:
-    """Where Redis is away the event is missed: nothing depends on it."""
-    from kombu.exceptions import OperationalError  # an agent has no need of it
-
-    from shared.messaging.events import SNAPSHOT_COMMITTED, publish
-
-    with suppress(OperationalError):
-        publish(app, SNAPSHOT_COMMITTED, {"run": run.id, **_event(run, result)})
 
 
 def _require_here(fleet: Fleet, run: Run) -> None:
@@ -200,12 +190,3 @@ def _note(ledger: Ledger, run: Run, result: Mapping[str, object]) -> None:
     slot = _slot(run)
     full = result.get("kind", kind.value.removeprefix("backup-")) == "full"
     ledger.note_evidence(run.request.source, site, Evidence(slot, slot if full else ""))
-
-
-def _event(run: Run, result: Mapping[str, object]) -> dict[str, Any]:
-    return {
-        "source": run.request.source,
-        "repository": result.get("repository", ""),
-        "site": result.get("site", ""),
-        "snapshot": result.get("snapshot", ""),
-    }

@@ -28,9 +28,10 @@ def command(app: App, every: bool) -> int:
     backed up, or nothing runs that would back it up. 61: Redis is away, and nothing can be said.
     """
     from cli.runs import with_way_out
+    from cli.sites.facts import seen_of_sites
     from cli.status.facts import gather, inventory_trouble
     from cli.status.judge import judge
-    from cli.status.sites import problems
+    from cli.status.sites import problems, seen_failing
     from cli.status.view import as_json, lines
     from shared.topology import memory
 
@@ -38,6 +39,6 @@ def command(app: App, every: bool) -> int:
         sources, seen = gather(app.fleet)
     seen_sites = memory(app.fleet)
     sites = problems(seen_sites.state, seen_sites.standing, seen_sites.looked, app.fleet.sites, time.time())
-    report = judge(sources, seen, inventory_trouble(app.fleet), sites)
+    report = judge(sources, seen, inventory_trouble(app.fleet), [*sites, *seen_failing(seen_of_sites(app.fleet))])
     app.result(as_json(report, every=every), *lines(report, most=None if every else SHOWN))
     return int(report.level)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from shared import topology
-from shared.errors import HoldfastError
+from shared.errors import ConfigError, HoldfastError, LedgerError
 from shared.topology.lag import from_ledger, newest, read_site
 from shared.topology.moves import at_site, primaries_of
 from shared.topology.register import Standing
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
+    from shared.health.observation import Observation
     from shared.topology.register import View
 
 _READ_AT_MOST = 200  # sources of a site of which the ledger knows nothing and that are looked for there unasked
@@ -54,7 +56,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of them. `outside`: sites of the configuration that do not vote; `ledger`: whether Redis answered."""
+    """All of them. `outside`: sites of the configuration that do not vote; `ledger`: whether Redis answered.
+
+    `seen`: what was seen of the sites lately, as far as Redis tells.
+    """
 
     epoch: int
     claimant: str
@@ -63,6 +68,7 @@ class Report:
     ledger: bool
     rows: tuple[Row, ...]
     outside: tuple[str, ...] = ()
+    seen: tuple[Observation, ...] = ()
 
     @property
     def is_well(self) -> bool:
@@ -90,6 +96,7 @@ def gather(fleet: Fleet, view: View, *, ask_all: bool = False) -> Report:
         ledger=known,
         rows=survey(view, primaries, have, wanted, problems),
         outside=tuple(name for name in fleet.sites if name not in state.members),
+        seen=seen_of_sites(fleet),
     )
 
 
@@ -134,6 +141,17 @@ def _lost(site: str, have: Have) -> list[Loss]:
         if slot and slot > elsewhere:
             found.append(Loss(source, slot, elsewhere))
     return sorted(found, key=lambda one: (one.elsewhere, one.source))  # what is nowhere else first
+
+
+def seen_of_sites(fleet: Fleet) -> tuple[Observation, ...]:
+    """What was seen of them lately, by site and place; nothing where Redis is away."""
+    from shared.health.events import looked_up
+    from shared.messaging.client import ledger_of
+
+    with suppress(LedgerError, ConfigError):
+        found = looked_up(fleet, ledger_of(fleet)).values()
+        return tuple(sorted(found, key=lambda one: (one.site, one.place, one.observer)))
+    return ()
 
 
 def _from_ledger(fleet: Fleet, have: Mapping[str, dict[str, str | None]], sources: Sequence[str]) -> bool:

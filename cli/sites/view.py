@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cli import format as show
+from cli.sites import seen
 from shared.ledger.model import slot_time
 from shared.topology.register import Standing
 
@@ -26,6 +27,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "ledger": report.ledger,
         "well": report.is_well,
         "outside": list(report.outside),
+        "seen": seen.as_json(report.seen),
         "members": [
             {
                 "site": row.site,
@@ -62,7 +64,7 @@ def lines(report: Report) -> list[str]:
             found.append(f"{row.site}: {row.error}")
         if row.standing in {Standing.BEHIND, Standing.FORGOT, Standing.ABSENT, Standing.BLANK} and report.voted:
             found.append(f"{row.site} does not know what was decided: holdfast sites settle")
-    return [*found, *_notes(report)]
+    return [*found, *seen.lines(report.seen, now), *_notes(report)]
 
 
 def _is_telling(row: Row) -> bool:

@@ -1,15 +1,20 @@
-"""What `holdfast status` says of the sites: from what this machine remembers of its last look at the register. Pure."""
+"""What `holdfast status` says of the sites. Pure.
+
+From what this machine remembers of its last look at the register, and from what was seen of them lately.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cli import format as show
 from cli.status.judge import Level, Problem
+from shared.health.observation import Verdict
 from shared.topology.register import Standing
 
 if TYPE_CHECKING:
+    from shared.health.observation import Observation
     from shared.topology.state import State
 
 _OLD = 300.0  # seconds after which a look says nothing any more about who answers
@@ -45,3 +50,16 @@ def problems(
         if site in state.members and how in _SAID:
             said, command = _SAID[Standing(how)]
             yield Problem(Level.WARNING, f"site {site} {said}", command)
+
+
+def seen_failing(seen: Iterable[Observation]) -> Iterator[Problem]:
+    """Sites that somebody sees fail now; from several places it is the site, and not the network of one of them."""
+    failing: dict[str, dict[str, Observation]] = {}
+    for one in sorted(seen, key=lambda one: (one.site, one.at)):
+        if not one.verdict.works:
+            failing.setdefault(one.site, {})[one.place] = one
+    for site, places in failing.items():
+        last = list(places.values())[-1]
+        verb = "refuses" if last.verdict is Verdict.REFUSED else "is down"
+        text = f"site {site} {verb}, seen from {' '.join(sorted(places))}: {show.plain(last.why)}"
+        yield Problem(Level.BAD if len(places) > 1 else Level.WARNING, text, "holdfast sites")

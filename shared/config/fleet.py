@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from shared.config import loader
 from shared.config.around import Into
 from shared.config.assembly import Seen
 from shared.config.choice import PolicyChoice
+from shared.config.health import Health
 from shared.config.inventory import Inventory, own_place, state_dir
 from shared.config.limits import Limits
 from shared.config.models import Defaults, FleetFile, Policy, Prune, Region, Site, Source
@@ -20,6 +22,9 @@ from shared.config.secrets import FleetSecret, Secret
 from shared.config.values import OFF
 from shared.errors import ConfigError
 from shared.storage.api import ObjectStore
+
+if TYPE_CHECKING:
+    from shared.storage.retry import Patience
 
 Part = TypeVar("Part")
 Kept = TypeVar("Kept", bound=Secret)
@@ -54,6 +59,7 @@ class Fleet:
         self.hosts: tuple[str, ...] = _hosts(file)  # where there is, or may be, a worker of its own
         self.restore_to: tuple[str, ...] | None = file.restore_to
         self.restore_into: Mapping[str, Into] = file.restore_into  # programs for restores over the queue, by name
+        self.health: Health = file.health
         self.limits: Limits = file.limits
         self.promote_without_majority: bool = file.promote_without_majority
         self.agent: str = file.agent  # the host whose agent's file this is; empty: a fleet's
@@ -195,11 +201,11 @@ class Fleet:
                     lines.append({"direction": direction, "bucket": bucket, **line.rates().to_json()})
         return lines
 
-    def open_site(self, name: str, *, create: bool = False) -> ObjectStore:
-        """Open a site's store. Raises ConfigError, StorageError."""
+    def open_site(self, name: str, *, create: bool = False, patience: Patience | None = None) -> ObjectStore:
+        """Open a site's store. `patience`: None for what a backup has. Raises ConfigError, StorageError."""
         from shared.config.stores import open_site
 
-        return open_site(self.site_access(name), create=create)
+        return open_site(self.site_access(name), create=create, patience=patience)
 
     def machine_password(self, repository_id: str) -> str:
         """A repository's machine password: from the fleet's secret, or an agent's own list. Raises ConfigError."""
@@ -208,6 +214,13 @@ class Fleet:
         from shared.repository.keys import machine_password
 
         return machine_password(self.secret.read(), repository_id)
+
+    @cached_property
+    def event_key(self) -> bytes:
+        """What the fleet's events are sealed with; its secret is read once. Raises ConfigError."""
+        from shared.messaging.signed import event_key
+
+        return event_key(self.secret.read())
 
     def _listed_password(self, listed: Secret, repository_id: str) -> str:
         for line in listed.read("machine passwords").decode(errors="replace").splitlines():

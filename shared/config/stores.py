@@ -12,18 +12,22 @@ from shared.storage.credentials import (
     credentials_from_file,
 )
 from shared.storage.open import open_store
+from shared.storage.retry import Patience
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet, SiteAccess
 
 
-def open_site(access: SiteAccess, *, create: bool = False) -> ObjectStore:
+def open_site(access: SiteAccess, *, create: bool = False, patience: Patience | None = None) -> ObjectStore:
     """Open a site. `create` makes a directory that is not there. Raises StorageError."""
+    patience = patience or Patience()
     return open_store(
         access.url,
         credentials=_credentials(access.credentials),
         ca_file=access.ca_file,
         connections=access.connections,
+        deadline=patience.deadline,
+        tries=patience.tries,
         name=access.id,
         create=create,
     )

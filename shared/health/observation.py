@@ -24,7 +24,8 @@ class Verdict(StrEnum):
 class Observation:
     """`observer`: the process that saw it; `place`: from where, so that two of one place count once.
 
-    `at` in POSIX seconds of the observer's clock; `latency` in seconds; `why` for people, empty where all is well.
+    `at` in POSIX seconds of the observer's clock; `latency` in seconds; `why` for people, empty where all is well: it
+    may be up and say something all the same. None is what nobody could tell, or has not asked.
     """
 
     site: str
@@ -34,3 +35,6 @@ class Observation:
     verdict: Verdict
     why: str = ""
     latency: float = 0.0
+    free: int | None = None  # bytes that may still be written there; no S3 store tells
+    certificate: float | None = None  # when the server's own runs out, POSIX seconds
+    clock: float | None = None  # seconds by which the site's clock is ahead of the observer's

@@ -20,6 +20,8 @@ hf:upkeep:<source>    hash, of the pools' realm alone: "<site>|<kind>": slot of 
 hf:workers            sorted set: the names of workers, by when they were last heard of (ms)
 hf:worker:<name>      hash: what a worker says of itself; expires
 hf:drain:<name>       string: who asked that worker to leave; expires
+hf:seen               hash: "<site>|<observer>": the sealed event of what it saw last; see `shared.health.events`
+hf:places             sorted set: places from which sites are looked at, by when somebody there was last heard of (ms)
 hf:h:<host>:...       the same again, for the runs of one host, and its queues
 """
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
 
-from shared.messaging.names import TASK_RUN, TASK_TICK
+from shared.messaging.names import TASK_HEAR, TASK_RUN, TASK_TICK
 from shared.observability.structured import structlog
 
 _log = structlog.get_logger("holdfast.worker")
-_TASKS = (TASK_RUN, TASK_TICK)
+_TASKS = (TASK_RUN, TASK_TICK, TASK_HEAR)
 _NONE = (ValueError, TypeError, KeyError, IndexError, AttributeError)  # what is no message raises
 
 

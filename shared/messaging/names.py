@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 TASK_RUN = "holdfast.run"  # one argument: a run's id
 TASK_TICK = "holdfast.tick"  # no argument
+TASK_HEAR = "holdfast.hear"  # no argument: events wait for the scheduler
+
+SNAPSHOT_COMMITTED = "snapshot.committed"  # an event: run, source, repository, site, snapshot (hex)
+SITE_SEEN = "site.seen"  # an event: an observation, see shared.health.events
 
 SCHEDULER = "scheduler"
 BACKUP = "backup"
 RESTORE = "restore"
 MAINTENANCE = "maintenance"
 REPLICATION = "replication"
+PROBE = "probe"  # a queue for each place: who probes there takes its rings
 CAPABILITIES = (BACKUP, RESTORE, MAINTENANCE, REPLICATION)
 
 ALL = "all"
@@ -58,6 +63,11 @@ def host_restore_queue(host: str) -> str:
 def pool_queue(pool: str, capability: str) -> str:
     """The queue of a pool's workers; the unnamed pool has the bare ones."""
     return f"pool.{pool}.{capability}" if pool else capability
+
+
+def probe_queue(place: str) -> str:
+    """Where the looks at the sites from one place are rung for."""
+    return f"{PROBE}.{place}"
 
 
 def realm_of(kind: RunKind, source: SourceFacts) -> str:

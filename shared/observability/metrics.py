@@ -75,6 +75,16 @@ RESTORE_RATE = _gauge("restore_rate_bytes_per_second", "source site", "What the 
 
 # What the sites themselves say.
 SITE_UP = _gauge("site_up", "site", "1 where the site answered the exporter when it was asked last, else 0")
+SITE_SEEN = _gauge("site_seen_up", "site place", "1 where a site was seen to work from a place, if slowly, else 0")
+SITE_LATENCY = _gauge("site_latency_seconds", "site place", "How long the last probe took to write and read back")
+SITE_FREE = _gauge("site_free_bytes", "site place", "Bytes that may still be written there; no S3 store tells")
+SITE_LEAST_FREE = _gauge("site_wanted_free_bytes", "", "Bytes that a site should have left, as configured")
+SITE_CERTIFICATE = _gauge(
+    "site_certificate_expiry_timestamp_seconds", "site place", "When the certificate of a site's server runs out"
+)
+SITE_CLOCK = _gauge("site_clock_offset_seconds", "site place", "By how much a site's clock is ahead of the place's")
+CLOCK_TOLERANCE = _gauge("site_clock_tolerance_seconds", "", "By how much clocks may differ, as configured")
+IGNORED = _counter("events_ignored", "reason", "Events that were ignored, by the reason why")
 CLAIM_WRONG = _gauge(
     "claim_disproved", "source site", "1 where the site does not have the last good snapshot that the ledger tells of"
 )

@@ -166,6 +166,14 @@ class ObjectStore(Protocol):
 
 
 @runtime_checkable
+class MeasuredStore(ObjectStore, Protocol):
+    """A store that can tell how much room there is. The S3 API has no question for that."""
+
+    def room(self) -> int:
+        """Bytes that may still be written there. Raises StorageError."""
+
+
+@runtime_checkable
 class VersionedStore(ObjectStore, Protocol):
     """A store that may keep what is overwritten and deleted."""
 

@@ -166,6 +166,15 @@ class DirectoryStore:
 
         return self._do("clock", None, attempt)
 
+    def room(self) -> int:
+        """See `MeasuredStore`: what the file system gives to a user without privileges."""
+
+        def attempt(path: str) -> int:
+            found = os.statvfs(path)
+            return found.f_bavail * found.f_frsize
+
+        return self._do("statvfs", None, attempt)
+
     def probe(self) -> Capabilities:
         """See `ObjectStore`."""
         return run_probe(self, versioned=lambda: False)

@@ -62,7 +62,9 @@ class Place:
         """The error to raise, for example `site fra: denied: PUT a/b at s3:https://h/b (403 AccessDenied)`."""
         site = f"site {self.name}: " if self.name else ""
         what = f"{operation} {key}" if key else operation
-        return kind(f"{site}{_KINDS[kind]}: {what} at {self.url} ({reason})", hint=hint)
+        error = kind(f"{site}{_KINDS[kind]}: {what} at {self.url} ({reason})", hint=hint)
+        error.site = self.name
+        return error
 
     def from_os_error(self, error: OSError, operation: str, key: str) -> StorageError:
         """Sort what the operating system answered."""

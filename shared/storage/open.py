@@ -88,6 +88,7 @@ def open_store(
     ca_file: str | None = None,
     connections: int = 4,
     deadline: float = DEFAULT_DEADLINE,
+    tries: int = 0,
     name: str = "",
     create: bool = False,
     throttle: Throttle | None = None,
@@ -98,13 +99,14 @@ def open_store(
     `ca_file`: PEM file of the authorities to trust instead of the system's.
     `connections`: the most at once, which is to be the number of threads that use the store.
     `deadline`: seconds from an operation's first failure until it is given up; an endpoint that never
-    answers is given up within twice that. `name`: the site's, for messages.
+    answers is given up within twice that. `tries`: of each operation; 0 for any number until then.
+    `name`: the site's, for messages.
     `create`: make a directory that is not there; a bucket is never made.
     `throttle`: at which rate content may pass; without it nothing is held up.
     Raises Permanent (a URL or directory that can't be), Denied (S3 without usable credentials).
     """
     parsed = parse_url(url, name=name)
-    retry = RetryPolicy(deadline=deadline)
+    retry = RetryPolicy(deadline=deadline, tries=tries)
     if parsed.is_s3:
         # minio and TLS cost start-up time that a directory does not need.
         from shared.storage.s3 import S3Store

@@ -31,6 +31,14 @@ _DRAW = random.Random()  # noqa: S311 - of its own: who seeds the shared one mus
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """For how long (seconds from the first failure), and how often (0: any number), an operation is tried."""
+
+    deadline: float = DEFAULT_DEADLINE
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How long and how often to try again. All times in seconds, on the monotonic clock.
 
@@ -41,6 +49,7 @@ class RetryPolicy:
     deadline: float = DEFAULT_DEADLINE
     first: float = 0.1  # bound of the first wait; doubled each time
     longest: float = 5.0  # bound of every wait
+    tries: int = 0  # after which it is given up; 0: none
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     draw: Callable[[], float] = field(default=_DRAW.random, repr=False)
@@ -58,12 +67,14 @@ class RetryPolicy:
                 if end is None:
                     end = now + self.deadline
                 wait = self.draw() * min(self.longest, self.first * 2.0 ** min(tries - 1, 32))
-                if now + wait > end:
+                if now + wait > end or tries == self.tries:
                     if tries == 1:
                         raise
                     spent = now - end + self.deadline
                     message = f"{error.args[0]}, given up after {tries} tries in {spent:.1f} s"
-                    raise Transient(message, hint=error.hint) from error
+                    last = Transient(message, hint=error.hint)
+                    last.site = error.site
+                    raise last from error
                 _count()
                 self.sleep(wait)
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import SplitResult, urlsplit
 
-import certifi
 import urllib3
 from urllib3.exceptions import HTTPError, SSLError
 
 from shared.storage.api import Buffer, Denied, Permanent, Transient
+from shared.storage.certificates import trusting
 from shared.storage.credentials import CredentialsCache, CredentialsSpec
 from shared.storage.failures import Place
 from shared.storage.s3errors import HINT_CERTIFICATE, HINT_UNREACHABLE, hint_for, parse_error, sort_answer
@@ -220,12 +220,8 @@ class S3Http:
         return self._place.fail(Transient, method, key, _reason(error), HINT_UNREACHABLE)
 
     def _trust(self, ca_file: str | None) -> ssl.SSLContext:
-        if ca_file is None:
-            paths = ssl.get_default_verify_paths()
-            # An image without the system's authorities still has those that came with minio-py.
-            return ssl.create_default_context(cafile=None if paths.cafile or paths.capath else certifi.where())
         try:
-            return ssl.create_default_context(cafile=ca_file)
+            return trusting(ca_file)
         except (OSError, ssl.SSLError) as error:
             reason = f"ca_file {ca_file}: {error.strerror or error}"
             raise self._place.fail(Permanent, "open", "", reason, "Name a readable PEM file of certificates") from error

@@ -15,6 +15,8 @@ from tests.support.command import Shop, open_shop
 from tests.support.fleets import alive
 from tests.support.ledgers import own_ledger, until
 
+PARTS = ["valkey", "worker", "restore", "probes", "scheduler", "beat"]
+
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
@@ -28,19 +30,19 @@ def test_up_in_the_background_and_down_again(shop: Shop) -> None:
     """It stands when the command ends, is listed with its logs, works, and leaves nothing behind."""
     assert shop.ask("up", "--status", code=1) == {"up": False, "processes": []}
     said = shop.run("up", "--detach")
-    assert said.splitlines()[0].startswith("up: valkey, worker, restore, scheduler, beat (process ")
+    assert said.splitlines()[0].startswith("up: valkey, worker, restore, probes, scheduler, beat (process ")
     assert "stop: holdfast down" in said
     found = shop.ask("up", "--status")
     pids = [found["pid"], *(process["pid"] for process in found["processes"])]
-    assert [process["name"] for process in found["processes"]] == ["valkey", "worker", "restore", "scheduler", "beat"]
-    assert [os.path.exists(process["log"]) for process in found["processes"]] == [True] * 5
+    assert [process["name"] for process in found["processes"]] == PARTS
+    assert [os.path.exists(process["log"]) for process in found["processes"]] == [True] * len(PARTS)
     assert [pid for pid in pids if not alive(pid)] == []
     assert "runs already" in shop.run("up", code=71)
     assert "holdfast down" in shop.run("up", "--detach", code=71)
     assert shop.ask("backup", "data", "--follow")["complete"] is True
 
     down = shop.ask("down")
-    assert down["stopped"] == ["valkey", "worker", "restore", "scheduler", "beat"]
+    assert down["stopped"] == PARTS
     assert [pid for pid in pids if alive(pid)] == []
     assert shop.run("down") == "nothing was up here\n"
 
@@ -58,11 +60,11 @@ def test_down_waits_for_what_a_killed_up_has_left(shop: Shop) -> None:
 def test_a_child_that_dies_is_told_of(shop: Shop) -> None:
     """With how often, and it is there again."""
     shop.run("up", "--detach")
-    beat = shop.ask("up", "--status")["processes"][4]
+    beat = shop.ask("up", "--status")["processes"][-1]
     os.kill(beat["pid"], signal.SIGKILL)
 
     def again() -> bool:
-        now = shop.ask("up", "--status")["processes"][4]
+        now = shop.ask("up", "--status")["processes"][-1]
         return now["deaths"] == 1 and now["pid"] not in {None, beat["pid"]}
 
     until(again)

@@ -117,5 +117,5 @@ def test_all_that_is_up_goes_down(request: pytest.FixtureRequest, shop: Shop) ->
     until(lambda: terminal.shows("Ctrl-C stops"), what="all of it")
     members = [one["pid"] for one in shop.ask("up", "--status")["processes"]]
     assert terminal.close() == 0
-    assert (len(members), [pid for pid in members if alive(pid)]) == (5, [])
+    assert (len(members), [pid for pid in members if alive(pid)]) == (6, [])
     assert shop.ask("up", "--status", code=1)["up"] is False

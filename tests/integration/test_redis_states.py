@@ -21,6 +21,7 @@ from shared.ledger.model import RunKind, RunRequest, RunState
 from shared.ledger.roll import Roll
 from shared.messaging.app import make_app
 from shared.messaging.events import SNAPSHOT_COMMITTED, publish
+from shared.messaging.signed import Sealer
 from tests.support.answers import AnswerServer, Scripted
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger
@@ -229,5 +230,5 @@ def test_an_event_that_redis_refuses_is_as_one_that_it_does_not_answer(
     """Events may be missed: whoever tells of one expects that error and no other."""
     app = make_app(scene.server.url)
     with state(scene), pytest.raises(OperationalError):  # type: ignore[attr-defined] # a context manager
-        publish(app, SNAPSHOT_COMMITTED, {"run": RUN})
+        publish(app.producer_pool, Sealer(b"k", "w").seal(SNAPSHOT_COMMITTED, {"run": RUN}))
     app.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,19 +12,28 @@ from typing import Any
 
 import pytest
 
+from scheduler.__main__ import Ticker
 from scheduler.replication import AT_ONCE
 from scheduler.tick import tick
 from shared import topology
+from shared.config.watch import FleetWatch
 from shared.errors import ConfigError
 from shared.ledger.ledger import Ledger
-from shared.ledger.model import Evidence, RunKind, RunRequest, RunState
+from shared.ledger.model import Evidence, Run, RunKind, RunRequest, RunState, Word
+from shared.messaging.app import make_app
 from shared.messaging.bell import ring
+from shared.messaging.events import REPLICATION as EVENTS
+from shared.messaging.events import SNAPSHOT_COMMITTED, publish
 from shared.messaging.names import REPLICATION
+from shared.messaging.signed import Sealer
 from tests.integration.test_exporter import Scraper
 from tests.support.fleets import SmallFleet
-from tests.support.ledgers import claimed, own_ledger
+from tests.support.ledgers import claimed, own_ledger, until
 from workers import specs, tasks
+from workers.supervise import Outcome
+from workers.telling import tell_of_run
 
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
 OLD, NEW = "2026-03-04T00:00:00Z", "2026-03-04T11:00:00Z"
 
@@ -99,6 +110,50 @@ def test_only_so_many_wait_at_a_time(scene: Scene) -> None:
     assert scene.tick() == []
     scene.ledger.client.delete(REPLICATION)
     assert len(scene.tick()) == 2
+
+
+def tell_committed(scene: Scene, source: str, key: bytes = b"") -> None:
+    """As a worker does once the run has ended."""
+    app = make_app(scene.fleet.broker_url() or "")
+    message = Sealer(key or scene.fleet.event_key, "runs@here").seal(SNAPSHOT_COMMITTED, {"source": source})
+    publish(app.producer_pool, message)
+    app.close()
+
+
+def test_what_is_committed_is_replicated_without_a_tick(scene: Scene) -> None:
+    """Heard, its copies are opened at once, and no other's; what was forged, or says nothing due, opens nothing."""
+    rung: list[tuple[str, str]] = []
+    ticker = Ticker(FleetWatch(scene.small.path), rung.extend)
+    tell_committed(scene, "far", key=b"x" * 32)
+    tell_committed(scene, "no such source")
+    ticker.hear()
+    assert rung == []
+    for _ in range(2):
+        tell_committed(scene, "far")
+        ticker.hear()
+        (opened,) = {run.request.source for run in scene.ledger.open_runs()}
+        assert (opened, len(rung)) == ("far", 1)
+    assert scene.ledger.client.llen(EVENTS.name) == 0
+    assert [one.source for one in scene.tick()] == ["web1"]  # an event of which was lost
+
+
+def test_a_scheduler_without_ticks_opens_what_is_committed(scene: Scene) -> None:
+    """The very process: the worker that tells of a commit rings for it, and nobody sends it any tick."""
+    log = os.path.join(scene.small.directory, "scheduler.log")
+    command = [sys.executable, "-m", "scheduler", "worker", "--config", scene.small.path, "--log-file", log]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    app = make_app(scene.fleet.broker_url() or "")
+    try:
+        run = Run(RunRequest("ab" * 16, RunKind.FULL, "web1"), RunState.SUCCEEDED)
+        outcome = Outcome(Word.FINISHED, RunState.SUCCEEDED, {"site": "a"})
+        tell_of_run(app, scene.fleet, run, outcome, "a", committed=True)
+        until(lambda: scene.ledger.client.llen(REPLICATION), what="the ring")
+        (opened,) = scene.ledger.open_runs()
+        assert (opened.request.kind, opened.request.source, opened.request.slot) == (RunKind.REPLICATE, "web1", OLD)
+    finally:
+        app.close()
+        process.terminate()
+        process.wait(30)
 
 
 def test_the_exporter_tells_what_the_second_site_has(scene: Scene) -> None:

@@ -73,7 +73,7 @@ def test_a_bad_file_keeps_the_old_one_in_force_and_says_so_once(up: Up) -> None:
     up.small.change("sources: {web1: {paths:", "sources: {web1: {pahts:")
     said = "the configuration is wrong; the old one stays in force: "
     until(lambda: said in up.said, what="the error")
-    assert f'{up.small.path}:8: sources.web1.pahts: unknown key (did you mean "paths"?)' in up.said
+    assert f'{up.small.path}:9: sources.web1.pahts: unknown key (did you mean "paths"?)' in up.said
     up.small.change("sources: {web1: {pahts:", "sources: {web2: {pahts:")
     until(lambda: up.said.count(said) == 2, what="another error")
 

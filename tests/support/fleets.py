@@ -24,7 +24,7 @@ class SmallFleet:
         with open(self.path, "w") as file:
             file.write(f"exporter: {{listen: '{metrics}'}}\n")
             file.write("secret: {file: secret}\nrecovery_password: {file: recovery}\n")
-            file.write("state_dir: state\ncache_dir: cache\nsites: {a: {url: site}}\n")
+            file.write("state_dir: state\ncache_dir: cache\nsites: {a: {url: site}}\nhealth: {probe: false}\n")
             if broker:
                 file.write(f'regions: {{local: {{broker: "{broker}"}}}}\n')
             file.write(f"policies: {{all: {{{policy}}}}}\nsources: {{web1: {{paths: [{self.source_dir}]}}}}\n")

@@ -53,6 +53,7 @@ class FaultProxy:
         self.broken = 0  # faults used up so far
         self._faults: list[_Fault] = []
         self._pause = 0.0
+        self._trickle = 0.0
         self._links: set[_Link] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -92,6 +93,10 @@ class FaultProxy:
     def slow_down(self, seconds: float) -> None:
         """From now on hold back each answer, piece by piece, for so long: a site far away, under load."""
         self._pause = seconds
+
+    def trickle(self, pause: float) -> None:
+        """From now on bring answers byte by byte, with so many seconds after each; 0: as they come again."""
+        self._trickle = pause
 
     def cut_all(self) -> None:
         """Break every connection now."""
@@ -146,6 +151,11 @@ class FaultProxy:
                     break
                 if self._pause and not up:
                     time.sleep(self._pause)
+                while self._trickle and not up and data:
+                    sink.sendall(data[:1])
+                    data, carried = data[1:], carried + 1
+                    if link.broken.wait(self._trickle):
+                        return
                 sink.sendall(data)
                 carried += len(data)
         except OSError:

@@ -254,6 +254,8 @@ class Speaker:
             ask("schedule --dropped", "schedule", "data", "--dropped", "--hours", "200")
             self.status()
             self.exporter()
+            until(lambda: shop.ask("sites")["seen"], what="what is seen of the site")
+            ask("sites", "sites")
             name = shop.ask("worker")["workers"][0]["name"]
             ask("worker drain", "worker", "drain", name)
         finally:

@@ -147,3 +147,25 @@ def test_a_policys_attempts_are_the_ledgers_unless_it_says_otherwise(tmp_path: P
     assert Policy.model_fields["attempts"].default == ATTEMPTS
     said = problem(tmp_path, f"{SITES}policies: {{all: {{full: 1d, attempts: 0}}}}\n")
     assert said == "fleet.yaml:4: policies.all.attempts: expected a whole number of attempts, of 1 or more, found 0"
+
+
+@pytest.mark.parametrize(
+    ("health", "said"),
+    [
+        ("{slow_after: 5s}", "health: slow_after is not shorter than timeout"),
+        ("{interval: 10}", "health.interval: expected a length of time"),
+        ("{probes: true}", "health.probes: "),
+        ("{place: Paris!}", "health.place: expected a name of lower-case letters"),
+        ("{min_free: plenty}", "health.min_free: expected a size"),
+    ],
+)
+def test_wrong_settings_of_health_are_named(tmp_path: Path, health: str, said: str) -> None:
+    """The same of how the sites are looked at."""
+    found = problem(tmp_path, f"{SITES}health: {health}\n").splitlines()
+    assert [line for line in found if line.startswith(f"fleet.yaml:4: {said}")] != [], found
+
+
+def test_what_was_seen_counts_as_long_as_an_observer_may_be_late(tmp_path: Path) -> None:
+    """Three intervals and a time-out."""
+    assert load(tmp_path, SITES).health.expires == 35.0
+    assert load(tmp_path, f"{SITES}health: {{interval: 1m, timeout: 10s}}\n").health.expires == 190.0

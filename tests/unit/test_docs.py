@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from cli.effective import size
 from cli.main import holdfast
-from shared.config import around, inventory, limits, models, preset, scheduling
+from shared.config import around, health, inventory, limits, models, preset, scheduling
 from shared.config.loader import load_text
 from shared.config.programs import KEPT
 from shared.config.secrets import Secret
@@ -336,6 +336,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`defaults`": models.Defaults,
     "`exporter`": models.Exporter,
     "`inventory`": inventory.Inventory,
+    "`health`": health.Health,
     "`limits`": limits.Limits,
     "`scheduling`": scheduling.Scheduling,
     "A rate by the hour": limits.Bandwidth,
@@ -400,7 +401,7 @@ def test_the_default_of_a_setting_is_documented() -> None:
             if isinstance(default, bool):
                 shown = str(default).lower()
             elif isinstance(default, int):
-                shown = size(default) if key == "pack_size" else str(default)
+                shown = size(default) if key in {"pack_size", "min_free"} else str(default)
             elif isinstance(default, str) and default:
                 shown = default
             else:

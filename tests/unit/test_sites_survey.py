@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from cli.sites import seen as told
 from cli.sites import view as shown
 from cli.sites.facts import Loss, Report, Row, survey
 from shared.errors import StorageError
+from shared.health.observation import Observation, Verdict
 from shared.topology.moves import Move, What
 from shared.topology.register import Standing, View
 from shared.topology.state import State
@@ -90,3 +92,31 @@ def test_a_report_says_what_to_do() -> None:
         "what the sites have is told by themselves alone: the ledger was not asked, or is away",
         "of 1 copy it is not known how new they are",
     ]
+
+
+def test_what_is_seen_stands_under_the_table() -> None:
+    """Who saw it, from where, how long ago, and what is not as it should be; nothing where nobody looked."""
+    now = 1_800_000_000.0
+    seen = [
+        Observation("a", "probes@h1", "dc1", now - 4, Verdict.UP, "", 0.02, free=12 * 10**9, clock=-0.4),
+        Observation("b", "probes@h1", "dc1", now - 5, Verdict.DOWN, "no answer within 5 s\x1b[2J", 5.0),
+        Observation("b", "failover@h2", "dc2", now, Verdict.UP, "", 0.1, certificate=now + 10 * 86400, clock=2.0),
+    ]
+    assert told.lines((), now) == []
+    assert told.lines(seen, now) == [
+        "",
+        "SITE  SEEN BY      FROM  AS    TOOK   FREE   CERTIFICATE  CLOCK  WHEN",
+        "a     probes@h1    dc1   up    0.0 s  12 GB  -            -0 s   4.0 s ago",
+        "b     probes@h1    dc1   down  5.0 s  -      -            -      5.0 s ago",
+        "b     failover@h2  dc2   up    0.1 s  -      10d 0h left  +2 s   0.0 s ago",
+        "b from dc1: no answer within 5 s?[2J",
+    ]
+    first, second, third = told.as_json(seen)
+    assert (first["why"], first["free"], first["certificate"], first["time"]) == (
+        None,
+        12 * 10**9,
+        None,
+        "2027-01-15T07:59:56Z",
+    )
+    assert (second["verdict"], second["clock"]) == ("down", None)
+    assert third["certificate"] == "2027-01-25T08:00:00Z"

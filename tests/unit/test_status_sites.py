@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cli.status.judge import Level, judge
-from cli.status.sites import problems
+from cli.status.sites import problems, seen_failing
+from shared.health.observation import Observation, Verdict
 from shared.ledger.overview import Overview
 from shared.topology.moves import Move, What
 from shared.topology.state import State
@@ -62,6 +65,17 @@ def test_sites_that_do_not_vote_are_named() -> None:
     assert said(None, dict.fromkeys(ALL, "absent")) == [
         "the sites have never voted: no failover is possible before -> holdfast sites settle"
     ]
+
+
+def test_a_site_that_somebody_sees_fail_is_named() -> None:
+    """With from where and why; from several places somebody is needed now."""
+    up = Observation("a", "probes@h1", "dc1", NOW, Verdict.UP)
+    down = replace(up, site="b", verdict=Verdict.DOWN, why="no answer")
+    assert list(seen_failing([up, replace(up, verdict=Verdict.SLOW, why="it took 3 s")])) == []
+    (one,) = seen_failing([up, down, replace(down, observer="runs@h1", at=NOW + 1, verdict=Verdict.REFUSED, why="403")])
+    assert (one.level, one.text) == (Level.WARNING, "site b refuses, seen from dc1: 403")
+    (one,) = seen_failing([replace(down, place="dc2", observer="probes@h2"), down])
+    assert (one.level, one.text) == (Level.BAD, "site b is down, seen from dc1 dc2: no answer")
 
 
 def test_the_fleet_is_no_better_than_its_sites() -> None:
