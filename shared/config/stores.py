@@ -12,18 +12,20 @@ from shared.storage.credentials import (
     credentials_from_file,
 )
 from shared.storage.open import open_store
+from shared.storage.retry import DEFAULT_DEADLINE
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet, SiteAccess
 
 
-def open_site(access: SiteAccess, *, create: bool = False) -> ObjectStore:
-    """Open a site. `create` makes a directory that is not there. Raises StorageError."""
+def open_site(access: SiteAccess, *, create: bool = False, deadline: float = DEFAULT_DEADLINE) -> ObjectStore:
+    """Open a site. `create` makes a directory that is not there; `deadline`: see `open_store`. Raises StorageError."""
     return open_store(
         access.url,
         credentials=_credentials(access.credentials),
         ca_file=access.ca_file,
         connections=access.connections,
+        deadline=deadline,
         name=access.id,
         create=create,
     )
