@@ -76,7 +76,8 @@ def rebuild(
     """Read every repository at these sites, and note what they say in the ledger, unless there is none (`pools`).
 
     `write`: whether a status that is missing or behind is written anew. `on_event` gets {"event": "progress",
-    "repositories", "repositories_total"}. A site or repository that can't be read is told in what is returned. Raises ConfigError, LedgerError.
+    "repositories", "repositories_total"}. What can't be read is told in what is returned. Raises ConfigError,
+    LedgerError.
     """
     secret = fleet.secret.read()
     sharing: dict[str, list[str]] = {}

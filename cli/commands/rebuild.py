@@ -39,7 +39,7 @@ Examples:
 @global_options
 @pass_app
 def command(app: App, sites: tuple[str, ...], dry_run: bool, connections: int | None) -> int:
-    """Let an empty Redis be the ledger again: which slots are served, of each source, at each site.
+    """Fill an empty Redis, so that it is the ledger again: which slots are served, of each source, at each site.
 
     Every repository at every site is asked what snapshots it has: by its status and a listing; where its status is
     missing or behind, by the snapshots themselves, and then it is written anew. The scheduler does the same by and by

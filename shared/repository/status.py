@@ -17,6 +17,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -216,9 +217,10 @@ def settle_status(repo: Repository, gathered: Gathered | None = None) -> list[st
     """
     try:
         if gathered is None:
-            known = read_known(repo)
-            if known is not None and known.current:
-                return []
+            with suppress(Damaged):
+                known = read_known(repo)
+                if known is not None and known.current:
+                    return []
             gathered = Gathered()
             for _ in gathered.through(repo.snapshots(lambda *_: None)):
                 pass  # one that can't be read is not told of

@@ -138,7 +138,8 @@ class BackupRun:
         found = self._find()
         if found.state in (commits.State.DONE, commits.State.FORGOTTEN):
             self._journal.remove()
-            self.notes += settle_status(repo)  # an earlier attempt may have been killed before it
+            if found.state is commits.State.DONE:  # an attempt before may have been killed between it and its status
+                self.notes += settle_status(repo)
             return existing_result(spec, found, time.monotonic() - self._started)
         self._lock = repo.lock(holder=f"{spec.host or os.uname().nodename}/holdfast/{spec.run}")
         self._known = Known(repo, self._lock, self._packed)
