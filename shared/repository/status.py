@@ -37,12 +37,12 @@ VERSION = 1
 NEWEST = 64  # snapshots that it tells of, whatever they say
 DECIDING_AT_MOST = 1024  # older ones that it tells of besides: two for each source of a repository that many share
 OLDER_AT_MOST = 4096  # that stand in it by name
-TAGS_AT_MOST = 4096  # bytes of a snapshot's tags; one that has more is left to be read
+TEXTS_AT_MOST = 4096  # bytes of a snapshot's host and tags; one that has more is left to be read
 LARGEST = 4 << 20  # bytes of it, sealed or not, that are looked at
 READ_AT_MOST = 64  # snapshots that are read one by one; where it lacks more, it is as good as none
 _SHORT = 16  # hex digits of the name of one that is only named: enough that no other has them
 _ID = re.compile(r"[0-9a-f]{64}")
-_LAST = 253_402_300_800 * 10**9  # nanoseconds from 1970 to the year 10,000
+_TIME_AT_MOST = 1 << 63  # nanoseconds: what JSON's writers take
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Gathered:
     def __init__(self, older: Iterable[str] = ()) -> None:
         """`older`: the short names of some that decide nothing."""
         self._newest: list[tuple[int, str, Fact]] = []  # a heap, the oldest first
-        self._deciding: dict[str, tuple[Fact, Fact]] = {}  # by source: of the last slot, and of the last full one's
+        self._deciding: tuple[dict[str, Fact], dict[str, Fact]] = {}, {}  # by source, of the last slot; of a full one's
         self._older = set(older)
 
     def through(self, snapshots: Iterable[Snapshot]) -> Iterator[Snapshot]:
@@ -94,10 +94,12 @@ class Gathered:
         if not _can_be_told(one):
             return  # it is read
         fact = one if isinstance(one, Fact) else Fact(one.id, one.size, one.time, one.hostname, one.tags)
-        last, full = self._deciding.get(fact.source, (fact, fact))
-        last = fact if fact.serves > last.serves else last
-        full = fact if fact.serves_full > full.serves_full else full
-        self._deciding[fact.source] = last, full
+        last, full = self._deciding
+        source, slot, full_slot = fact.source, fact.serves, fact.serves_full
+        if source not in last or slot > last[source].serves:
+            last[source] = fact
+        if full_slot and (source not in full or full_slot > full[source].serves_full):
+            full[source] = fact
         heapq.heappush(self._newest, (fact.time, fact.id, fact))
         if len(self._newest) > NEWEST:
             self._older.add(heapq.heappop(self._newest)[1][:_SHORT])
@@ -105,7 +107,7 @@ class Gathered:
     def status(self) -> Status:
         """All of it. Where there are too many older ones, nothing is said of any: they are read."""
         newest = {fact.id: fact for _, _, fact in self._newest}
-        deciding = {fact.id: fact for pair in self._deciding.values() for fact in pair if fact.id not in newest}
+        deciding = {fact.id: fact for each in self._deciding for fact in each.values() if fact.id not in newest}
         older = self._older - {name[:_SHORT] for name in deciding}
         if len(deciding) > DECIDING_AT_MOST or len(older) > OLDER_AT_MOST:
             deciding, older = {}, set()
@@ -116,7 +118,8 @@ class Gathered:
 def _can_be_told(one: Snapshot | Fact) -> bool:
     """Not what is long, nor what some other program has written in ways of its own."""
     try:
-        return isinstance(one.hostname, str) and sum(map(len, map(str.encode, one.tags))) <= TAGS_AT_MOST
+        texts = [one.hostname, *one.tags]
+        return sum(map(len, map(str.encode, texts))) <= TEXTS_AT_MOST and abs(one.time) < _TIME_AT_MOST
     except (TypeError, ValueError):
         return False
 
@@ -149,7 +152,7 @@ def _fact(data: dict[str, object]) -> Fact:
     name, size, time, host, tags = (data[key] for key in ("id", "size", "time", "hostname", "tags"))
     if not (isinstance(name, str) and _ID.fullmatch(name) and isinstance(host, str) and isinstance(tags, list)):
         raise Damaged(f"status: expected a snapshot, got {str(data)[:80]}")
-    if not (type(size) is int and type(time) is int and size >= 0 and abs(time) < _LAST):
+    if not (type(size) is int and type(time) is int and size >= 0):
         raise Damaged(f"status: snapshot {name[:8]}: expected size and time, got {str((size, time))[:80]}")
     if not all(isinstance(tag, str) for tag in tags):
         raise Damaged(f"status: snapshot {name[:8]}: expected texts as tags")
