@@ -43,8 +43,11 @@ def store_snapshots(
                 older = slot_text(slot_time(slot) - timedelta(days=days))
                 repository.save("snapshots", orjson.dumps(_snapshot(source, older)))
 
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         list(pool.map(store_one, slots, slots.values()))
+    finally:
+        pool.shutdown(cancel_futures=True)  # where one failed the others would, too, each after a minute
 
 
 def _snapshot(source: str, slot: str) -> dict[str, object]:
