@@ -18,7 +18,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 	--generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos soak check bench bench-jobs bench-fleet tools venv lock clean
+.PHONY: help demo test chaos soak check bench bench-jobs bench-fleet bench-sites tools venv lock clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -57,6 +57,9 @@ bench-jobs: $(STAMP) tools ## Measure the job system: rates, latency, memory (AR
 
 bench-fleet: $(STAMP) tools ## Measure a large fleet: ticks, scrapes, idle agents, many workers, similar hosts (ARGS chooses)
 	@$(BIN)/python -m benchmarks.fleet $(ARGS)
+
+bench-sites: $(STAMP) tools ## Measure several sites: the ledger rebuilt from them (ARGS chooses)
+	@$(BIN)/python -m benchmarks.several $(ARGS)
 
 tools: $(STAMP) ## Fetch what the tests need besides wheels, into a cache outside the checkout
 	@$(BIN)/python deploy/tools/fetch.py

@@ -50,6 +50,7 @@ COMMANDS = {
     "failover": "Let a site take the place of one that is gone.",
     "switchover": "Let a site take another one's place, as planned.",
     "failback": "Let a site that came back be primary again.",
+    "rebuild": "Fill an empty Redis from the sites.",
     "schedule": "Show what will run, when and why.",
     "status": "Show how the fleet stands, worst first.",
     "worker": "Start a worker, list those that are there, or let one leave.",

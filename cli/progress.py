@@ -1,7 +1,7 @@
 """How a run shows how far it is: a bar on a terminal, a line now and then elsewhere, nothing with --json or --quiet.
 
 Events come from an engine in this process or, through the ledger, from one anywhere; both say the same things:
-`files`, `files_total`, `bytes`, `bytes_total` and `current`, each where it is known.
+`files`, `files_total`, `bytes`, `bytes_total` and `current`, each where it is known. A rebuild counts `repositories`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def describe(event: Mapping[str, Any]) -> str:
     count, size = event.get("bytes"), event.get("bytes_total")
     if count is not None:
         parts.append(f"{show.size(count)} of {show.size(size)}" if size else show.size(count))
+    if "repositories" in event:
+        parts.append(f"{event['repositories']:,} of {event['repositories_total']:,} repositories")
     if event.get("shards"):
         parts.append(f"{event.get('shards_done', 0)} of {event['shards']} shards done")
     return ", ".join(parts)
@@ -123,15 +125,16 @@ class BarView:
             return
         self._next = now + 0.2
         if self._bar is None:
-            self._bar, self._task = self._start()
+            self._bar, self._task = self._start(counts_bytes="repositories" not in event)
         name = str(event.get("current", ""))
         # A terminal takes no bytes that are not UTF-8, and no control characters of a file's name.
         name = "".join(char if char.isprintable() else "?" for char in name)[-_NAME_AT_MOST:]
-        total = event.get("bytes_total") or None
-        self._bar.update(self._task, completed=event.get("bytes", 0), total=total, said=describe(event), current=name)
+        total = event.get("bytes_total") or event.get("repositories_total") or None
+        done = event.get("bytes", event.get("repositories", 0))
+        self._bar.update(self._task, completed=done, total=total, said=describe(event), current=name)
         self._bar.refresh()
 
-    def _start(self) -> tuple[RichProgress, TaskID]:
+    def _start(self, *, counts_bytes: bool) -> tuple[RichProgress, TaskID]:
         from rich.console import Console
         from rich.markup import escape
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -140,7 +143,7 @@ class BarView:
             TextColumn(escape(self._title)),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[said]}", markup=False),
-            TransferSpeedColumn(),
+            *([TransferSpeedColumn()] if counts_bytes else []),
             TimeRemainingColumn(),
             TextColumn("{task.fields[current]}", markup=False),
             console=Console(stderr=True, no_color=not self._color),

@@ -15,16 +15,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from scheduler.due import horizon
-from shared.config.opening import open_repository
+from shared.config.looking import look_at
 from shared.errors import ConfigError, HoldfastError, StorageError
 from shared.evidence import evidence_in
 from shared.observability.structured import structlog
-from shared.repository.errors import RepositoryMissing
-from shared.storage.api import MissingObject, Transient
+from shared.storage.api import Transient
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
     from shared.ledger.model import Evidence
+    from shared.storage.api import ObjectStore
 
 AT_ONCE = 500  # repositories of a site that wait for their turn
 _THREADS = 4  # a site
@@ -97,6 +97,8 @@ class _Site:
         self._answers: dict[str, tuple[float, dict[str, Evidence] | HoldfastError]] = {}
         self._away: tuple[float, HoldfastError] | None = None
         self._threads = 0
+        self._opening = threading.Lock()
+        self._access: tuple[ObjectStore, bytes] | None = None
 
     def ask(self, repository: str) -> bool:
         """Whether it was not asked for yet, and is now."""
@@ -158,13 +160,18 @@ class _Site:
                     self._away = None
                 self._change.notify_all()
 
+    def _opened(self) -> tuple[ObjectStore, bytes]:
+        """The site, which its threads share, and the fleet's secret. Raises ConfigError, StorageError."""
+        with self._opening:
+            if self._access is None:
+                self._access = self._fleet.open_site(self._name), self._fleet.secret.read()
+            return self._access
+
     def _read(self, name: str) -> dict[str, Evidence] | HoldfastError:
         try:
-            try:
-                repository = open_repository(self._fleet, name, self._name).repository
-            except (RepositoryMissing, MissingObject):
-                return {}
-            return evidence_in(repository.snapshots(), horizon(datetime.now(UTC)))
+            latest = horizon(datetime.now(UTC))
+            store, secret = self._opened()
+            return evidence_in(look_at(self._fleet, name, self._name, store, secret, latest).told, latest)
         except HoldfastError as error:
             return error
         except Exception as error:  # noqa: BLE001 - a thread's end is seen by nobody

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.storage.open import StoreUrl
 
-_PUT = ("data/*", "index/*", "snapshots/*", "locks/*", "holdfast/commits/*")
+_PUT = ("data/*", "index/*", "snapshots/*", "locks/*", "holdfast/commits/*", "holdfast/status")
 _DELETE = ("locks/*",)
 
 

@@ -10,6 +10,7 @@ from shared.errors import ConfigError
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
     from shared.repository.repository import Repository
+    from shared.storage.api import ObjectStore
 
 RECOVERY = "recovery password"
 MACHINE = "machine password"
@@ -26,8 +27,10 @@ class Opened:
     password: str = field(repr=False)
 
 
-def open_repository(fleet: Fleet, name: str, site: str) -> Opened:
+def open_repository(fleet: Fleet, name: str, site: str, *, store: ObjectStore | None = None) -> Opened:
     """The repository of this name at a site, its snapshots kept in the configuration's cache.
+
+    `store`: the site, where whoever asks has opened it already.
 
     The recovery password is read only where no key file opens with the machine password: it may be a question to a
     vault. Raises ConfigError, RepositoryError, StorageError.
@@ -35,7 +38,7 @@ def open_repository(fleet: Fleet, name: str, site: str) -> Opened:
     from shared.repository.errors import Damaged, WrongPassword
     from shared.repository.repository import Repository
 
-    store = fleet.open_site(site).below(f"repos/{name}")
+    store = (store or fleet.open_site(site)).below(f"repos/{name}")
     which, password = MACHINE, fleet.machine_password(name)
     try:
         repository = Repository.open(store, password)

@@ -47,18 +47,18 @@ def pack_small(parts: Sequence[bytes], level: int = DEFAULT_LEVEL) -> bytes:
     return b"".join(out)
 
 
-def unpack_small(plain: bytes) -> bytes:
-    """The JSON in the plaintext of a small file, compressed or bare. Raises Damaged."""
+def unpack_small(plain: bytes, at_most: int = SMALL_FILE_MAX) -> bytes:
+    """The JSON in the plaintext of a small file, compressed or bare; of `at_most` bytes. Raises Damaged."""
     if plain[:1] in (b"{", b"["):
         return plain
     if not plain or plain[0] != SMALL_FILE_MARK:
         raise Damaged(f"small file: expected 0x02, '{{' or '[' first, got {plain[:1].hex() or 'nothing'}")
     try:
         stated = zstandard.frame_content_size(plain[1:])
-        if stated > SMALL_FILE_MAX:
-            raise Damaged(f"small file: it would unpack to {stated} bytes, at most {SMALL_FILE_MAX} are allowed")
+        if stated > at_most:
+            raise Damaged(f"small file: it would unpack to {stated} bytes, at most {at_most} are allowed")
         # The bound is what is allocated where a frame does not state its size: grow it with the input.
-        bound = stated if stated >= 0 else min(SMALL_FILE_MAX, 256 * len(plain) + (1 << 20))
+        bound = stated if stated >= 0 else min(at_most, 256 * len(plain) + (1 << 20))
         return zstandard.ZstdDecompressor().decompress(plain[1:], max_output_size=max(bound, 1))
     except zstandard.ZstdError as error:
         raise Damaged(f"small file: {error}") from error

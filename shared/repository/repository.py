@@ -19,6 +19,7 @@ import orjson
 from shared.repository import keys, polynomial
 from shared.repository.compression import (
     DATA_BLOB_MAX,
+    SMALL_FILE_MAX,
     TREE_BLOB_MAX,
     decompress,
     pack_small,
@@ -156,12 +157,15 @@ class Repository:
         except Damaged as error:
             raise Damaged(f"{self.store.url}: {kind}/{name[:16]}: {error.args[0]}") from error
 
-    def open_small(self, stored: bytes, name: str = "") -> bytes:
-        """The JSON in a small file's stored bytes; their hash must be `name` where one is given. Raises Damaged."""
+    def open_small(self, stored: bytes, name: str = "", *, at_most: int = SMALL_FILE_MAX) -> bytes:
+        """The JSON in a small file's stored bytes; their hash must be `name` where one is given. Raises Damaged.
+
+        `at_most`: bytes that it may unpack to.
+        """
         got = hashlib.sha256(stored).hexdigest()
         if name and got != name:
             raise Damaged(f"its bytes hash to {got[:16]}, not to its name")
-        return unpack_small(self._sealer.unseal(stored))
+        return unpack_small(self._sealer.unseal(stored), at_most)
 
     def snapshots(
         self, damaged: Callable[[str, Damaged], None] | None = None, *, fresh: bool = False
@@ -180,6 +184,7 @@ class Repository:
                     raise
                 damaged(name, error)
                 continue
+            snapshot.size = len(stored)
             yield snapshot
 
     def load_index(self, name: str) -> list[tuple[bytes, list[Blob]]]:

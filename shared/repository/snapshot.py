@@ -17,24 +17,14 @@ from shared.repository.gojson import json_string, parse_time, time_string
 TAG_PREFIX = "hf."
 
 
-@dataclass(slots=True)
-class Snapshot:
-    """A snapshot's fields. `time` is nanoseconds since 1970 by the store's clock; `tree` a blob id of 32 bytes."""
+class Told:
+    """What a snapshot's tags and its time say, whoever has them: a `Snapshot`, or `status.Fact`."""
 
+    __slots__ = ()
+
+    id: str
     time: int
-    tree: bytes
-    paths: list[bytes]
-    hostname: str = ""
-    username: str = ""
-    uid: int = 0
-    gid: int = 0
-    excludes: list[str] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-    parent: str = ""
-    original: str = ""
-    program_version: str = ""
-    summary: dict[str, Any] = field(default_factory=dict)
-    id: str = ""  # hex; known once it is stored
+    tags: list[str]
 
     def tag(self, name: str) -> str:
         """The value of `hf.<name>=`, or "" where it has none."""
@@ -64,6 +54,37 @@ class Snapshot:
             return parse_time(self.tag("began"))
         except Damaged:
             return None
+
+    @property
+    def serves(self) -> str:
+        """The slot that it serves, as text that compares as times do; without one (--direct) when it began."""
+        return self.tag("slot") or time_string((self.began or self.time) // 10**9 * 10**9)
+
+    @property
+    def serves_full(self) -> str:
+        """The slot of the newest full one that it knows of, itself included; "" for none."""
+        return max(self.tag("lastfull"), self.serves if self.tag("kind") == "full" else "")
+
+
+@dataclass(slots=True)
+class Snapshot(Told):
+    """A snapshot's fields. `time` is nanoseconds since 1970 by the store's clock; `tree` a blob id of 32 bytes."""
+
+    time: int
+    tree: bytes
+    paths: list[bytes]
+    hostname: str = ""
+    username: str = ""
+    uid: int = 0
+    gid: int = 0
+    excludes: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    parent: str = ""
+    original: str = ""
+    program_version: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
+    id: str = ""  # hex; known once it is stored
+    size: int = field(default=0, compare=False)  # bytes as it is stored, where they are known
 
 
 def make_tags(

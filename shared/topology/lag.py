@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from shared.config.opening import open_repository
 from shared.errors import HoldfastError
-from shared.evidence import slot_served
 from shared.ledger import sweep
 from shared.ledger.model import slot_time
 from shared.repository.errors import RepositoryMissing
@@ -65,7 +64,7 @@ def points_of(snapshots: Iterable[Snapshot]) -> dict[str, list[Point]]:
     """What a repository has of each source, oldest first."""
     found: dict[str, list[Point]] = {}
     for one in snapshots:
-        point = Point(one.id, slot_served(one), f"{one.time} {one.tree.hex()}")
+        point = Point(one.id, one.serves, f"{one.time} {one.tree.hex()}")
         found.setdefault(one.source, []).append(point)
     return {source: sorted(points, key=lambda point: (point.slot, point.id)) for source, points in found.items()}
 

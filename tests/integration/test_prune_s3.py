@@ -91,6 +91,8 @@ def test_space_comes_back_in_a_versioned_bucket(place: Place) -> None:
     assert place.hidden() == sum(one.size for one in place.store.list("data/"))
     left = {key.split("/")[2] for key, _, marker in versions_in(place.server, place.bucket) if marker}
     assert left <= {"locks"}
+    versions = [key for key, _, _ in versions_in(place.server, place.bucket) if key.endswith("holdfast/status")]
+    assert len(versions) == 1  # each commit has replaced it
 
 
 def test_without_the_right_to_versions_it_says_so(place: Place) -> None:

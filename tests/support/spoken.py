@@ -161,6 +161,10 @@ class Speaker:
         path.write_text(text.replace("  main:\n", "  second: {url: second}\n  main:\n", 1))
         self.ask("replicate", "replicate", "data", "--to", "second", "--direct")
         path.write_text(text)
+        damaged = self.shop.conf / "backups/repos/data/snapshots" / ("0" * 64)
+        damaged.write_bytes(b"damaged")
+        self.ask("rebuild", "rebuild", "--dry-run", code=3)
+        damaged.unlink()
 
     def retention(self) -> None:
         """What stays, what is held, what is forgotten."""
@@ -244,6 +248,7 @@ class Speaker:
             ask("restore-test", "restore-test", "data", "--files", "1")
             ask("forget", "forget", "data")
             ask("prune", "prune", "data")
+            ask("rebuild", "rebuild")
             ask("runs list", "runs", "list")
             ask("runs show", "runs", "show", run)
             ask("runs show", "runs", "show", self.in_shards())

@@ -39,6 +39,14 @@ from shared.repository.holds import HOLDS
 from shared.repository.indexcache import layout
 from shared.repository.repository import VERSION
 from shared.repository.snapshot import Snapshot, encode_snapshot, make_tags
+from shared.repository.status import (
+    DECIDING_AT_MOST,
+    LARGEST,
+    NEWEST,
+    OLDER_AT_MOST,
+    STATUS,
+    TEXTS_AT_MOST,
+)
 from shared.storage.durable import TEMPORARY_PREFIX
 from workers.backup.engine import known, treecache
 from workers.backup.hooks import Hooks
@@ -322,7 +330,9 @@ def test_our_own_objects_are_as_documented() -> None:
     """Each place below holdfast/, and what local caches begin with."""
     section = FORMAT.partition("## Holdfast's own objects")[2]
     places = [codes(row[0])[0].partition("<")[0] for row in table(section, "place", "what")]
-    assert places == [COMMITS, QUARANTINE, DOOMED, FORGOTTEN, HOLDS]
+    assert places == [STATUS, COMMITS, QUARANTINE, DOOMED, FORGOTTEN, HOLDS]
+    for number in (NEWEST, DECIDING_AT_MOST, OLDER_AT_MOST, TEXTS_AT_MOST, LARGEST >> 20):
+        assert f"{number:,} " in section.partition("### The status")[2].partition("### ")[0]
     assert f"`{layout.MAGIC.decode()}`" in FORMAT
     assert f"`{snapshotcache.MAGIC.decode()}`" in FORMAT
     assert json.dumps(treecache._MAGIC.decode()) in FORMAT

@@ -68,6 +68,7 @@ def find_commit(repo: Repository, run: str) -> Commit:
     commit = Commit(State.OPEN, sealed, version)
     try:
         commit.snapshot = decode_snapshot(repo.open_small(sealed), commit.id)
+        commit.snapshot.size = len(sealed)
     except Damaged:
         return commit
     if _exists(repo, SNAPSHOTS + commit.id):
@@ -158,6 +159,7 @@ def _publish(repo: Repository, sealed: bytes, lock: RepositoryLock) -> Commit:
     commit = Commit(State.DONE, sealed)
     repo.store.put(SNAPSHOTS + commit.id, sealed, sha256=commit.id)
     commit.snapshot = decode_snapshot(repo.open_small(sealed), commit.id)
+    commit.snapshot.size = len(sealed)
     return commit
 
 

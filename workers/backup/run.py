@@ -23,6 +23,7 @@ from shared.repository.indexcache import IndexCache
 from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
+from shared.repository.status import Gathered, settle_status
 from workers.access import is_remote, open_index, preload, repository_store
 from workers.backup import commit as commits
 from workers.backup.engine import sources, stream
@@ -84,7 +85,7 @@ def run_backup(spec: BackupSpec, on_event: OnEvent, steps: type[BackupRun] | Non
         finally:
             run.hooks.end()
             pool.close()
-    result.notes = notes
+    result.notes = [*notes, *run.notes]
     return result
 
 
@@ -123,6 +124,8 @@ class BackupRun:
         self._warnings: list[str] = []
         self._lost: set[bytes] = set()
         self._index: IndexCache | None = None
+        self._gathered = Gathered()  # what is there beside what this run commits
+        self.notes: list[str] = []
         self.hooks = Hooks(spec)
 
     def run(self) -> BackupResult:
@@ -135,6 +138,8 @@ class BackupRun:
         found = self._find()
         if found.state in (commits.State.DONE, commits.State.FORGOTTEN):
             self._journal.remove()
+            if found.state is commits.State.DONE:  # an attempt before may have been killed between it and its status
+                self.notes += settle_status(repo)
             return existing_result(spec, found, time.monotonic() - self._started)
         self._lock = repo.lock(holder=f"{spec.host or os.uname().nodename}/holdfast/{spec.run}")
         self._known = Known(repo, self._lock, self._packed)
@@ -146,6 +151,7 @@ class BackupRun:
                 if commits.is_whole(repo, found.snapshot, self._known.index, self._look_after):
                     done = commits.finish_open(repo, found, self._lock)
                     self._journal.remove()
+                    self.notes += settle_status(repo)
                     return existing_result(spec, done, time.monotonic() - self._started)
             return self._back_up()
         finally:
@@ -204,12 +210,11 @@ class BackupRun:
         return results[0]
 
     def _parent(self) -> Snapshot | None:
+        self._gathered = Gathered()
+        # One that can't be read must not stop backups.
+        snapshots = self._repo.snapshots(lambda _, error: self._warnings.append(str(error)))
         return sources.find_parent(
-            self._repo,
-            self._spec.tagged,
-            self._resolved.paths,
-            lambda _, error: self._warnings.append(str(error)),
-            self._look_after,
+            self._gathered.through(snapshots), self._spec.tagged, self._resolved.paths, self._look_after
         )
 
     def _trees_folder(self) -> str:
@@ -339,6 +344,9 @@ class BackupRun:
         result = existing_result(spec, stands, time.monotonic() - self._started)
         result.existed = stands.snapshot is None or stands.snapshot.tree != snapshot.tree
         self._journal.remove()
+        if stands.state is commits.State.DONE and stands.snapshot is not None:
+            self._gathered.add(stands.snapshot)
+            self.notes += settle_status(repo, self._gathered)
         if result.existed:
             return result
         result.parent = parent.id if parent else ""

@@ -36,6 +36,7 @@ from shared.repository.holds import HOLDS, SnapshotNeeded, read_hold, read_holds
 from shared.repository.locks import RepositoryLock
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
+from shared.repository.status import settle_status
 from shared.retention import LAST_GOOD, Point, Verdict, decide, protected
 from shared.storage.api import Denied, MissingObject, Permanent, StoreFull
 from workers.access import open_repository
@@ -199,6 +200,8 @@ class _Forget:
             served = unneeded_here(self._repo, [name for name in alone if name in plan.old], plan.now, spec.tombstones)
             self._delete([FORGOTTEN + name for name in served])
             report.cleared = len(served)
+            if report.forgotten:
+                report.notes += settle_status(self._repo)
         finally:
             self._lock.release()
         report.kept = len(plan.snapshots) - report.forgotten

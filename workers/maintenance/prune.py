@@ -14,12 +14,15 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from shared.errors import Interrupted
 from shared.repository.errors import Locked
 from shared.repository.locks import RepositoryLock
+from shared.repository.status import STATUS, settle_status
+from shared.storage.api import Denied, VersionedStore
 from workers.access import is_remote, open_index, open_repository, preload
 from workers.careful import Guard, boot_clock, stop_signals
 from workers.crew import Crew
@@ -110,6 +113,7 @@ class _Prune:
             while True:
                 began = boot_clock()
                 if not self._slice(tools):
+                    self._clear_status()
                     return report
                 # Whoever finds the lock taken tries again after a while: at least every second try must hit a pause.
                 self._sleep(max(spec.pause, boot_clock() - began) if spec.pause else 0.0)
@@ -118,6 +122,14 @@ class _Prune:
             self._give_up_lock()
             if index is not None:
                 index.close()
+
+    def _clear_status(self) -> None:
+        """Each commit has replaced it: where the store keeps what is replaced, let that go."""
+        store = self._repo.store
+        with suppress(Denied):  # told already, where there was anything to delete
+            if isinstance(store, VersionedStore) and store.keeps_versions():
+                store.purge(STATUS)
+                self.report.notes += settle_status(self._repo)
 
     def _slice(self, tools: Tools) -> bool:
         """One turn under the lock; whether another one is wanted."""

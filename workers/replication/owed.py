@@ -15,6 +15,7 @@ from shared.repository.committed import FORGOTTEN
 from shared.repository.holds import read_holds
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
+from shared.repository.status import Gathered
 from shared.retention import Point, decide
 from shared.storage.api import Denied, Permanent, StoreFull
 from workers.replication.spec import ReplicateSpec
@@ -29,6 +30,7 @@ class Plan:
     damaged: dict[str, str] = field(default_factory=dict)  # snapshots of the origin that can't be read, and why
     forgotten: set[str] = field(default_factory=set)  # what tombstones name at the origin: snapshots and keys
     forgotten_there: set[str] = field(default_factory=set)
+    gathered: Gathered = field(default_factory=Gathered)  # all that the other site has
 
 
 def make_plan(origin: Repository, target: Repository | None, spec: ReplicateSpec) -> Plan:
@@ -43,7 +45,7 @@ def make_plan(origin: Repository, target: Repository | None, spec: ReplicateSpec
         plan.forgotten_there = _forgotten(target)
         forgotten = plan.forgotten | plan.forgotten_there
         # One whose bytes are damaged there is not there: it is brought over again.
-        there = {one.id: one for one in target.snapshots(lambda *_: None)}
+        there = {one.id: one for one in plan.gathered.through(target.snapshots(lambda *_: None))}
         now = _clock(target, now)
         holds = {name: hold.why for name, hold in read_holds(target).items() if hold.counts(now)}
     plan.there = [one for one in there.values() if one.source == spec.tagged]

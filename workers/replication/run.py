@@ -33,6 +33,7 @@ from shared.repository.locks import RepositoryLock
 from shared.repository.pack import Blob
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
+from shared.repository.status import settle_status
 from shared.storage.api import Denied, MissingObject, ObjectStore, Permanent, StoreFull
 from workers.access import is_remote, open_index, repository_store
 from workers.backup.spec import SiteSpec
@@ -116,6 +117,10 @@ class _Replication:
                 report.owed = len(plan.owed)
                 if plan.owed:
                     arrived = self._bring_all(plan.owed)
+                if arrived:
+                    for one in arrived:
+                        plan.gathered.add(one)
+                    report.notes += settle_status(self._target, plan.gathered)
         self._sum_up(plan, arrived)
         return report
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import orjson
 
 from shared.errors import BackupError
-from shared.repository.errors import Damaged
 from shared.repository.gojson import json_string
-from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
 from workers.backup.engine.helper import device_id_for
 from workers.backup.engine.selection import Filter, read_patterns
@@ -78,21 +76,16 @@ def _inside(path: bytes, other: bytes) -> bool:
 
 
 def find_parent(
-    repo: Repository,
-    source: str,
-    paths: list[bytes],
-    damaged: Callable[[str, Damaged], None],
-    look_after: Callable[[], None],
+    snapshots: Iterable[Snapshot], source: str, paths: list[bytes], look_after: Callable[[], None]
 ) -> Snapshot | None:
     """The newest snapshot of the source with these paths: what an incremental is compared with.
 
-    A snapshot that can't be read is told to `damaged` and passed over: it must not stop backups. `look_after`
-    is called with each: a repository that many sources share has tens of thousands of them.
+    `look_after` is called with each: a repository that many sources share has tens of thousands of them.
     """
     newest: Snapshot | None = None
     # A snapshot's JSON has no bytes that are not UTF-8: what is compared is what is left of a path in it.
     recorded = sorted(orjson.loads(json_string(path)).encode() for path in paths)
-    for snapshot in repo.snapshots(damaged):
+    for snapshot in snapshots:
         look_after()
         if (
             snapshot.source == source
