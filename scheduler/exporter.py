@@ -105,6 +105,7 @@ class FleetCollector:
         yield Family(metrics.READ_TIME, [((), self._last_read)])
         yield from families.configured(fleet)
         yield from families.inventory(fleet)
+        yield from families.kit(fleet)
         yield from families.asked(self.looks)
         if self._reader is not None:
             yield from families.past(fleet, self._reader.facts)

@@ -40,7 +40,10 @@ _TAG = 16
 _CHUNK = 64 * 1024
 _COLUMNS = 64
 _HEADER = re.compile(
-    rb"age-encryption\.org/v1\n-> scrypt ([A-Za-z0-9+/]{22}) ([1-9][0-9]?)\n([A-Za-z0-9+/]{43})\n--- ([A-Za-z0-9+/]{43})\n"
+    rb"age-encryption\.org/v1\n"
+    rb"-> scrypt ([A-Za-z0-9+/]{22}) ([1-9][0-9]?)\n"
+    rb"([A-Za-z0-9+/]{43})\n"
+    rb"--- ([A-Za-z0-9+/]{43})\n"
 )
 
 
@@ -76,7 +79,8 @@ def unseal(data: bytes, password: str, what: str) -> bytes:
         key = ChaCha20Poly1305(_wrapping(password, salt, work)).decrypt(bytes(12), sealed, None)
     except InvalidTag:
         raise WrongKitPassword(
-            f"the password does not open {what}", hint="Type it as it was shown, with its dashes; or is it another kit's?"
+            f"the password does not open {what}",
+            hint="Type it as it was shown, with its dashes; or is it another kit's?",
         ) from None
     header = data[: found.start(4) - 1]
     try:

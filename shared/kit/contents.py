@@ -75,7 +75,8 @@ def collect(fleet: Fleet, without: Iterable[str] = (), now: float | None = None)
         said = "; ".join(reason for _, reason in wrong)
         raise KitError(
             f"the kit is not made: {said}",
-            hint="Make it where these can be read; or without them: " + " ".join(f"--without {key}" for key, _ in wrong),
+            hint="Make it where these can be read; or without them: "
+            + " ".join(f"--without {key}" for key, _ in wrong),
         )
     if not {"secrets/secret", "secrets/recovery_password"} & files.keys():
         raise KitError("the kit is not made: without the secret and the recovery password it would open no repository")

@@ -104,9 +104,9 @@ def _missing(known: Known) -> Iterator[str]:
 def _with_holdfast(fleet: Fleet) -> Iterator[str]:
     yield "## With Holdfast"
     yield ""
-    yield f"Install Holdfast {VERSION} or newer. In this directory, `-c` named or not, `holdfast.yaml` is found. If a site"
-    yield "lies elsewhere now, as a disk that is mounted at another place, change its `url` in `holdfast.yaml`."
-    yield "No Redis and no server is needed to restore:"
+    yield f"Install Holdfast {VERSION} or newer, and run it in this directory, where it finds `holdfast.yaml`."
+    yield "If a site lies elsewhere now, as a disk that is mounted at another place, change its `url` there."
+    yield "A restore needs no Redis and no server:"
     yield ""
     yield "```sh"
     for name in list(fleet.sources)[:1]:
@@ -116,7 +116,7 @@ def _with_holdfast(fleet: Fleet) -> Iterator[str]:
     yield ""
     yield "`--site SITE` takes it from that site; without it, from the primary. For the whole control plane again:"
     yield ""
-    yield "1. Put this directory where the configuration was, or keep `holdfast.yaml` and `secrets/` together elsewhere."
+    yield "1. Put what is in this directory where the configuration was, all of it: the paths in it are relative."
     yield "2. Where the Redis of `regions:` is gone, name another, or take `regions:` out: `up` then runs one itself."
     yield "3. `holdfast config check`, then `holdfast sites --look`: which sites answer, and what they have."
     yield "4. A site that is gone: `holdfast failover --to SITE`; gone for good: `holdfast sites remove --lost SITE`."
@@ -184,7 +184,9 @@ def _sites_of(fleet: Fleet, now: topology.Topology, source: str) -> list[str]:
         found = [now.primary(source), *topology.copying(fleet, now, source)]
     except ConfigError:
         found = []
-    return [name for name in found if name in fleet.sites] or [one.id for one in fleet.sites.values() if not one.witness]
+    return [name for name in found if name in fleet.sites] or [
+        one.id for one in fleet.sites.values() if not one.witness
+    ]
 
 
 def _code(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shared.config.secrets import Secret
@@ -55,9 +56,9 @@ def references(fleet: Fleet) -> Iterator[Reference]:
     for name, site in fleet.sites.items():
         place = ("sites", name)
         if site.credentials is not None:
-            yield _keys((*place, "credentials"), site.credentials.file, lambda name=name: _of_site(fleet, name))
+            yield _keys((*place, "credentials"), site.credentials.file, partial(_of_site, fleet, name))
         if site.admin is not None:
-            yield _keys((*place, "admin"), site.admin.file, lambda name=name: admin_credentials(fleet, name))
+            yield _keys((*place, "admin"), site.admin.file, partial(admin_credentials, fleet, name))
         if site.ca_file is not None:
             yield _file((*place, "ca_file"), site.ca_file)
     for name, region in fleet.regions.items():
