@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetch what tests, demo and benchmarks need besides wheels.
 
-MinIO, stock restic twice, Prometheus with Alertmanager, libfaketime, PostgreSQL, Redis.
+MinIO, stock restic twice, Prometheus with Alertmanager, libfaketime, PostgreSQL, Redis, age.
 
     fetch.py                       everything
     fetch.py minio restic-0.18     these only
@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import age_deb
 import faketime_deb
 import minio_source
 import postgresql_deb
@@ -28,13 +29,14 @@ import restic_deb
 from toolcache import Unavailable, cache_dir, locked, say
 
 _RESTICS = tuple(f"restic-{version}" for version in restic_deb.SUITES)
-_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime", "postgresql", "redis")
+_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime", "postgresql", "redis", "age")
 _HINTS = {
     "minio": "install Go 1.24 or newer, put it on PATH, and run this again",
     **{name: f"install restic {name.removeprefix('restic-')} or newer and put it on PATH" for name in _RESTICS},
     **{name: f"install {name} and put it on PATH" for name in prometheus_deb.PROGRAMS},
     "faketime": "install libfaketime (on Debian: apt-get install libfaketime)",
     "postgresql": "install the server of PostgreSQL 15 or newer (on Debian: apt-get install postgresql)",
+    "age": "install age and ssss (on Debian: apt-get install age ssss)",
     "redis": "install Redis 7 or newer (on Debian: apt-get install redis-server)",
 }
 
@@ -83,6 +85,8 @@ def _path(name: str) -> str | None:
         return postgresql_deb.path()
     if name == "redis":
         return redis_deb.path()
+    if name == "age":
+        return age_deb.path()
     return restic_deb.path(name.removeprefix("restic-"))
 
 
@@ -104,6 +108,8 @@ def _install(names: Sequence[str]) -> None:
                     postgresql_deb.install()
                 elif name == "redis":
                     redis_deb.install()
+                elif name == "age":
+                    age_deb.install()
                 else:
                     restic_deb.install(name.removeprefix("restic-"))
             except Unavailable as error:
