@@ -8,8 +8,9 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from typing import Any
 import pytest
 
 from cli.main import main
-from shared.kit import folder
+from cli.status.judge import Level
+from cli.status.kit import kit_line, kit_problems
+from shared.config.fleet import Fleet
+from shared.kit import age, folder
+from shared.kit.record import LastKit, last
 from shared.storage import durable
-from tests.support.command import Shop, environment, open_shop
+from tests.support.command import environment, open_shop
 from tests.support.stores import make_bucket
 from tests.support.tools import MinioServer, restic
 
@@ -38,7 +43,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, minio_server: MinioServer) -> Iterator[Made]:
+def made(tmp_path_factory: pytest.TempPathFactory, minio_server: MinioServer) -> Made:
     """Source `data` at a directory, `more` at MinIO; both backed up, a kit made, and all lost but the sites."""
     base = tmp_path_factory.mktemp("kit")
     shop = open_shop(base)
@@ -67,31 +72,52 @@ def made(tmp_path_factory: pytest.TempPathFactory, minio_server: MinioServer) ->
         shutil.rmtree(place)
     shop.conf.mkdir()
     (base / "backups").rename(shop.conf / "backups")
-    yield Made(base / "fleet.hfk", sorted((base / "parts").iterdir()), said, before, sources)
+    return Made(base / "fleet.hfk", sorted((base / "parts").iterdir()), said, before, sources)
 
 
-def run(place: Path, *arguments: str, code: int = 0, password: str = PASSWORD) -> str:
-    """A command, on a bare machine: nothing of the fleet's is in its environment."""
-    shop = Shop(place.parent)
+def run(place: Path, *arguments: str) -> str:
+    """A command as a process, on a bare machine: nothing of the fleet's is in its environment."""
     process = subprocess.run(
-        [*shop_command(), *arguments],
+        [sys.executable, "-m", "cli.main", *arguments],
         cwd=place,
-        env={**environment(), "HOLDFAST_KIT_PASSWORD": password},
+        env={**environment(), "HOLDFAST_KIT_PASSWORD": PASSWORD},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert (process.returncode, shop.base) == (code, place.parent), process.stdout + process.stderr
-    return process.stdout + process.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
-def shop_command() -> list[str]:
-    """The command's beginning."""
-    import sys
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bare directory to be in, for commands in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOLDFAST_CONFIG", raising=False)
+    monkeypatch.setenv("HOLDFAST_KIT_PASSWORD", PASSWORD)
+    return tmp_path
 
-    return [sys.executable, "-m", "cli.main"]
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def say(here: Path, capsys: pytest.CaptureFixture[str]) -> Say:
+    """Run a command in this process, and what it said."""
+
+    def run_here(*arguments: str, code: int = 0) -> str:
+        assert main(arguments) == code
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    return run_here
+
+
+def tell(figure: str) -> None:
+    """A figure for who runs this with -s."""
+    sys.stdout.write(f"{figure}\n")
 
 
 def files_below(place: Path) -> dict[str, bytes]:
@@ -106,7 +132,7 @@ def opened(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place.mkdir()
     began = time.monotonic()
     run(place, "kit", "open", str(made.kit), "--to", "fleet")
-    print(f"kit open: {time.monotonic() - began:.1f} s")
+    tell(f"kit open: {time.monotonic() - began:.1f} s")
     return place / "fleet"
 
 
@@ -123,7 +149,7 @@ def test_holdfast_restores_with_nothing_but_the_kit(made: Made, opened: Path) ->
     began = time.monotonic()
     for source in made.sources:
         run(opened, "restore", source, "--direct", "--to", f"{opened.parent}/ours/{source}")
-    print(f"restore of both sources: {time.monotonic() - began:.1f} s")
+    tell(f"restore of both sources: {time.monotonic() - began:.1f} s")
     got = [files_below(opened.parent / "ours" / source) for source in made.sources]
     assert got[0] | got[1] == made.before
 
@@ -153,71 +179,79 @@ def test_stock_restic_restores_by_the_text_of_the_kit(made: Made, opened: Path, 
         wanted = {file: data for file, data in made.before.items() if file.startswith(f"{made.sources[name]}/")}
         assert files_below(place) == wanted
         shutil.rmtree(place)
-    print(f"the same by restic {version}: {time.monotonic() - began:.1f} s")
+    tell(f"the same by restic {version}: {time.monotonic() - began:.1f} s")
 
 
-def test_any_two_parts_show_and_open_it_and_no_secret_is_shown(made: Made, tmp_path: Path) -> None:
+def test_any_two_parts_show_and_open_it_and_no_secret_is_shown(made: Made, here: Path, say: Say) -> None:
     """Of when, of which fleet, what is in it."""
-    said = json.loads(run(tmp_path, "kit", "show", *map(str, made.parts[1:]), "--json"))
+    said = json.loads(say("kit", "show", *map(str, made.parts[1:]), "--json"))
     assert said == {key: value for key, value in made.said.items() if key in said}
     assert [one["source"] for one in said["sources"]] == ["more", "data"]
-    run(tmp_path, "kit", "open", *map(str, made.parts[::2]), "--to", "x")
-    secrets = [(tmp_path / "x/secrets" / name).read_text().strip() for name in ("secret", "recovery_password")]
-    shown = run(tmp_path, "kit", "show", *map(str, made.parts[:2]))
+    say("kit", "open", *map(str, made.parts[::2]), "--to", "x")
+    secrets = [(here / "x/secrets" / name).read_text().strip() for name in ("secret", "recovery_password")]
+    shown = say("kit", "show", *map(str, made.parts[:2]))
     assert [secret for secret in secrets if secret in shown] == []
 
 
-def test_what_has_changed_is_told_and_status_knows(made: Made, tmp_path: Path) -> None:
-    """On the opened configuration nothing has; with another source something has, and `check` says what."""
+def test_what_has_changed_is_told_and_status_knows(made: Made, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the opened configuration nothing has; then something has, and `check` says what."""
     parts = [str(one) for one in made.parts[:2]]
-    run(tmp_path, "kit", "open", *parts, "--to", "x")
-    place = tmp_path / "x"
-    assert "is right: nothing has changed since" in run(place, "kit", "check", *parts)
-    from shared.config.fleet import Fleet
-    from shared.kit.record import last
-
-    path = str(place / "holdfast.yaml")
-    assert (last(Fleet.load(path)).made > 0, last(Fleet.load(path)).changed) == (True, ())
-    with open(path, "a", encoding="utf-8") as file:
+    say("kit", "open", *parts, "--to", "x")
+    monkeypatch.chdir("x")
+    assert last(Fleet.load("holdfast.yaml")) == LastKit()
+    assert "is right: nothing has changed since" in say("kit", "check", *parts)
+    known = last(Fleet.load("holdfast.yaml"))
+    assert (known.made > 0, known.changed, list(kit_problems(known, known.made))) == (True, (), [])
+    (old,) = kit_problems(known, known.made + 91 * 86400)
+    assert old.text == "the recovery kit is 91d 0h old"
+    with open("holdfast.yaml", "a", encoding="utf-8") as file:
         file.write("prune: {grace: 3d}\n")
-    said = json.loads(run(place, "kit", "check", *parts, "--json", code=3))
+    said = json.loads(say("kit", "check", *parts, "--json", code=3))
     assert (said["right"], said["changes"]) == (False, [{"what": "prune", "how": "new"}])
-    assert last(Fleet.load(path)).changed == (path,)
+    now = last(Fleet.load("holdfast.yaml"))
+    (problem,) = kit_problems(now, now.made)
+    assert (problem.level, "is outdated: holdfast.yaml changed since" in problem.text) == (Level.WARNING, True)
+    assert (kit_line(LastKit(), 0.0), kit_line(now, now.made)) == (
+        "KIT       none was made here: holdfast kit make FILE",
+        "KIT       0.0 s ago, outdated",
+    )
 
 
-def test_wrong_words_and_wrong_files_are_told(made: Made, tmp_path: Path) -> None:
+def test_wrong_words_and_wrong_files_are_told(
+    made: Made, here: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each by its code, and nothing is written."""
-    kit, (one, _, _) = str(made.kit), made.parts
-    (tmp_path / "half").write_bytes(made.kit.read_bytes()[:-40])
-    (tmp_path / "text").write_text("hello, this is a text of mine")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").write_text("mine")
+    one, kit = made.parts[0], "kit"
+    sealed = age.seal(bytes(1000), PASSWORD, work=10)
+    (here / kit).write_bytes(sealed)
+    (here / "half").write_bytes(sealed[:-40])
+    (here / "text").write_text("hello, this is a text of mine")
+    (here / "full").mkdir()
+    (here / "full" / "file").write_text("mine")
+    (here / "wrong").write_text("wrong password")
     for arguments, code, said in (
-        ([kit], 91, "the password does not open"),
+        ([kit, "--password-file", "wrong"], 91, "the password does not open"),
+        (["half"], 92, "its content does not verify"),
+        ([kit], 92, "opens, and holds no kit"),
         (["text"], 92, "text is no recovery kit"),
         (["none"], 2, "can't read the kit none"),
         ([str(one)], 94, "2 different parts of 3 open this kit, and there are 1"),
         ([str(one), kit], 2, "is no part of a kit"),
         ([kit, "half"], 2, "one file is opened at a time"),
+        ([kit, "--to", "full"], 2, "is not empty"),
     ):
-        assert said in run(tmp_path, "kit", "open", *arguments, "--to", "x", code=code, password="wrong password")
-    assert "its content does not verify" in run(tmp_path, "kit", "open", "half", "--to", "x", code=92)
-    assert "is not empty" in run(tmp_path, "kit", "open", kit, "--to", "full", code=2)
-    assert "there is no terminal to ask on" in run(tmp_path, "kit", "show", kit, code=2, password="")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["full", "half", "text"]
+        assert said in say("kit", "open", "--to", "x", *arguments, code=code)
+    monkeypatch.delenv("HOLDFAST_KIT_PASSWORD")
+    assert "there is no terminal to ask on" in say("kit", "show", kit, code=2)
+    assert sorted(entry.name for entry in here.iterdir()) == ["full", "half", "kit", "text", "wrong"]
 
 
-def test_a_kit_is_made_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What it lacks is told; no file but a kit is replaced; a weak password is refused; interrupted, the old one stays."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HOLDFAST_CONFIG", raising=False)
-    monkeypatch.setenv("HOLDFAST_KIT_PASSWORD", PASSWORD)
+def test_a_kit_is_made_whole_or_not_at_all(here: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it lacks is told; no file but a kit is replaced; a weak password is refused; stopped, the old one stays."""
     monkeypatch.setattr("shared.kit.age.CHOSEN", 10)
     assert main(["init"]) == 0
-    (tmp_path / "weak").write_text("short")
-    (tmp_path / "letter").write_text("dear friend")
+    (here / "weak").write_text("short")
+    (here / "letter").write_text("dear friend")
     for arguments, code, said in (
         ([], 2, "no FILE for the kit"),
         (["letter"], 2, "letter exists, and is no kit"),
@@ -228,12 +262,11 @@ def test_a_kit_is_made_whole_or_not_at_all(
         (["--split", "2/3", "."], 2, "is not empty"),
         (["none/k"], 90, "can't write the kit none/k"),
     ):
-        assert main(["kit", "make", *arguments]) == code
-        assert said in capsys.readouterr().err
+        assert said in say("kit", "make", *arguments, code=code)
     assert main(["kit", "make", "k", "--split", "2/3", "parts", "--dry-run"]) == 0
-    assert not (tmp_path / "k").exists()
+    assert not (here / "k").exists()
     assert main(["kit", "make", "k", "--recovery-password"]) == 0
-    old = (tmp_path / "k").read_bytes()
+    old = (here / "k").read_bytes()
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -244,11 +277,10 @@ def test_a_kit_is_made_whole_or_not_at_all(
     with monkeypatch.context() as patched:
         patched.setattr(folder, "write_durable", interrupted)
         assert main(["kit", "make", "--split", "2/3", "parts"]) == 130
-    assert ((tmp_path / "k").read_bytes(), (tmp_path / "parts").exists()) == (old, False)
-    assert [name for name in os.listdir(tmp_path) if durable.is_temporary(name)] == []
-    (tmp_path / "fleet.secret").unlink()
-    assert main(["kit", "make", "k"]) == 90
-    assert "the kit is not made: the secret: can't read" in capsys.readouterr().err
-    assert (tmp_path / "k").read_bytes() == old
+    assert ((here / "k").read_bytes(), (here / "parts").exists()) == (old, False)
+    assert [name for name in os.listdir(here) if durable.is_temporary(name)] == []
+    (here / "fleet.secret").unlink()
+    assert "the kit is not made: the secret: can't read" in say("kit", "make", "k", code=90)
+    assert (here / "k").read_bytes() == old
     assert main(["kit", "make", "k", "--without", "secret"]) == 0
-    assert (tmp_path / "k").read_bytes() != old
+    assert (here / "k").read_bytes() != old

@@ -20,7 +20,7 @@ def on_a_terminal(program: str, *arguments: str, answers: list[str]) -> int:
     """Run what asks for a password on a terminal alone; its exit code."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(program, [program, *arguments])
+        os.execv(program, [program, *arguments])  # noqa: S606 - a list, no shell
     try:
         for answer in answers:
             while b": " not in os.read(terminal, 4096):
