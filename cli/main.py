@@ -59,6 +59,7 @@ COMMANDS = {
     "exporter": "Serve the fleet's metrics to Prometheus.",
     "config": "Check the configuration, or show what it amounts to.",
     "keys": "List, add, remove or change the passwords that open a repository.",
+    "kit": "Make, show, check or open the recovery kit.",
     "unlock": "Remove stale locks from a repository.",
     "restic": "Run stock restic on a source's repository.",
     "sources": "List the configured sources, or ask the inventory for them.",

@@ -121,6 +121,7 @@ class FleetCollector:
         yield Family(metrics.READ_TIME, [((), self._last_read)])
         yield from families.configured(fleet)
         yield from families.inventory(fleet)
+        yield from families.kit(fleet)
         yield from families.asked(self.looks)
         yield Family(metrics.SITE_LEAST_FREE, [((), fleet.health.min_free)])
         yield Family(metrics.CLOCK_TOLERANCE, [((), fleet.health.clock_tolerance)])

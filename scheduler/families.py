@@ -14,6 +14,7 @@ from scheduler.upkeep import DAY
 from shared import topology
 from shared.config.inventory import place_in
 from shared.errors import ConfigError
+from shared.kit.record import last
 from shared.ledger.model import RunKind, RunState
 from shared.messaging.names import queue_of
 from shared.messaging.signed import REASONS
@@ -101,6 +102,13 @@ def inventory(fleet: Fleet) -> Iterator[Family]:
     yield Family(metrics.INVENTORY_OK, [((), not state.error)] if state else [])
     yield Family(metrics.INVENTORY_TIME, [((), state.answered)] if state else [])
     yield Family(metrics.SOURCES_GONE, [((), gone)] if state else [])
+
+
+def kit(fleet: Fleet) -> Iterator[Family]:
+    """How the last recovery kit stands, by this machine's own notes."""
+    known = last(fleet)
+    yield Family(metrics.KIT_TIME, [((), known.made)])
+    yield Family(metrics.KIT_OUTDATED, [((), bool(known.changed))] if known.made else [])
 
 
 def asked(looks: SiteLooks) -> Iterator[Family]:

@@ -29,6 +29,11 @@ HoldfastError                     1  something failed that has no class of its o
 ├── NotAllAgree                  73  nothing is deleted
 ├── MoveRefused                  74  as the topology stands
 ├── TooFarBehind                 76  the new primary lacks something
+├── KitError                     90  shared.kit
+│   ├── WrongKitPassword         91  the password does not open it
+│   ├── KitDamaged               92  no kit, or not a whole one
+│   ├── NewerKit                 93  of a later release
+│   └── WrongParts               94  too few, or of different kits
 └── Interrupted                 130  Ctrl-C or SIGTERM; what was uploaded is kept
 
 Exit code 3 is not an error: the run finished, but something was left out (an incomplete

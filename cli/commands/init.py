@@ -10,13 +10,12 @@ import secrets
 import click
 
 from cli.app import App, global_options, pass_app
+from cli.passwords import strong_password
 from shared.errors import HoldfastError, UsageError
 
 CONFIG_NAME = "holdfast.yaml"
 FLEET_SECRET_NAME = "fleet.secret"  # noqa: S105 - the file's name
 PASSWORD_NAME = "recovery.password"  # noqa: S105 - the file's name
-_PASSWORD_GROUPS = 8  # of 4 characters out of 32: 160 bits
-_READABLE = "abcdefghijkmnpqrstuvwxyz23456789"  # no l, o, 0, 1: a person may have to type it from paper
 
 _S3 = ("s3:", "http://", "https://")
 
@@ -154,10 +153,9 @@ def write_all(directory: str, text: str) -> list[str]:
 
     config = os.path.join(directory, CONFIG_NAME)
     load_text(text, config)  # what we write, we can read
-    groups = ("".join(secrets.choice(_READABLE) for _ in range(4)) for _ in range(_PASSWORD_GROUPS))
     files = (
         (FLEET_SECRET_NAME, f"{secrets.token_hex(32)}\n", 0o600),
-        (PASSWORD_NAME, "-".join(groups) + "\n", 0o600),
+        (PASSWORD_NAME, f"{strong_password()}\n", 0o600),
         (CONFIG_NAME, text, 0o644),
     )
     written = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.app import App, global_options, pass_app
+from cli.passwords import LEAST_LENGTH, password_in
 from shared.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from shared.repository.keyring import KeyFile
 
 PASSWORD_VARIABLE = "HOLDFAST_NEW_PASSWORD"  # noqa: S105 - the variable's name
-LEAST_LENGTH = 12  # characters of a password that a person chose: who holds a copy of the key file can try at leisure
-_FILE_AT_MOST = 4096  # bytes
 
 
 @click.command(
@@ -213,18 +212,7 @@ def _change(app: App, opened: Opened, password_file: str | None, replace: str | 
 def new_password(app: App, file: str | None) -> str:
     """A new password: from a file, the environment, or asked twice. Raises UsageError where it is too weak."""
     if file:
-        try:
-            with open(file, "rb") as opened:
-                raw = opened.read(_FILE_AT_MOST + 1)
-        except OSError as error:
-            raise UsageError(f"can't read the password file {file}: {error.strerror}") from None
-        if len(raw) > _FILE_AT_MOST:
-            raise UsageError(f"the password file {file} is larger than {_FILE_AT_MOST} bytes: is it the right file?")
-        where = file
-        try:
-            password = raw.decode().rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise UsageError(f"the password file {file} is not UTF-8") from None
+        password, where = password_in(file), file
     elif given := os.environ.get(PASSWORD_VARIABLE):
         password, where = given, f"${PASSWORD_VARIABLE}"
     elif app.is_interactive and os.isatty(0):

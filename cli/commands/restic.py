@@ -114,21 +114,15 @@ def check_arguments(source: str, arguments: tuple[str, ...]) -> None:
 def environment_for(own: Mapping[str, str], opened: Opened, access: SiteAccess, cache_dir: str) -> dict[str, str]:
     """What restic gets besides the password. Raises Denied where the credentials can't be had."""
     from shared.config.stores import current_credentials
-    from shared.storage.open import parse_url
+    from shared.storage.open import restic_repository
 
     environment = {name: value for name, value in own.items() if not name.startswith(_HIDDEN)}
-    place = parse_url(access.url, name=access.id)
-    below = f"repos/{opened.name}"
-    if place.is_s3:
-        prefix = f"{place.prefix}/" if place.prefix else ""
-        environment["RESTIC_REPOSITORY"] = f"s3:{place.endpoint}/{place.bucket}/{prefix}{below}"
-        keys = current_credentials(access)
-        if keys is not None:
-            environment |= {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
-            if keys.session_token:
-                environment["AWS_SESSION_TOKEN"] = keys.session_token
-    else:
-        environment["RESTIC_REPOSITORY"] = f"{place.path}/{below}"
+    environment["RESTIC_REPOSITORY"] = restic_repository(access.url, f"repos/{opened.name}", name=access.id)
+    keys = current_credentials(access)
+    if keys is not None:
+        environment |= {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
+        if keys.session_token:
+            environment["AWS_SESSION_TOKEN"] = keys.session_token
     environment["RESTIC_CACHE_DIR"] = f"{cache_dir}/restic"
     return environment
 

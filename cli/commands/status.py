@@ -31,14 +31,19 @@ def command(app: App, every: bool) -> int:
     from cli.sites.facts import seen_of_sites
     from cli.status.facts import gather, inventory_trouble
     from cli.status.judge import judge
+    from cli.status.kit import kit_problems
     from cli.status.sites import problems, seen_failing
     from cli.status.view import as_json, lines
+    from shared.kit.record import last
     from shared.topology import memory
 
     with with_way_out("`holdfast snapshots SOURCE` asks the site itself"):
         sources, seen = gather(app.fleet)
     seen_sites = memory(app.fleet)
     sites = problems(seen_sites.state, seen_sites.standing, seen_sites.looked, app.fleet.sites, time.time())
-    report = judge(sources, seen, inventory_trouble(app.fleet), [*sites, *seen_failing(seen_of_sites(app.fleet))])
-    app.result(as_json(report, every=every), *lines(report, most=None if every else SHOWN))
+    kit = None if app.fleet.agent else last(app.fleet)
+    failing = seen_failing(seen_of_sites(app.fleet))
+    found = [*sites, *failing, *(kit_problems(kit, time.time()) if kit else ())]
+    report = judge(sources, seen, inventory_trouble(app.fleet), found)
+    app.result(as_json(report, kit, every=every), *lines(report, kit, most=None if every else SHOWN))
     return int(report.level)

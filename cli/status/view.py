@@ -8,6 +8,8 @@ import click
 
 from cli import format as show
 from cli.status.judge import Condition, Finding, Level, Problem, Report, Target
+from cli.status.kit import kit_json, kit_line
+from shared.kit.record import LastKit
 
 TITLES = {Level.OK: "OK", Level.WARNING: "WARNING", Level.BAD: "NOT OK"}
 _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.BAD: "red"}
@@ -22,12 +24,13 @@ _TARGETS = (
 )
 
 
-def lines(report: Report, *, most: int | None) -> list[str]:
+def lines(report: Report, kit: LastKit | None = None, *, most: int | None) -> list[str]:
     """The report, worst first; of the sources at most so many that need a look, or (None) all there are."""
     listed = [one for one in report.findings if most is None or one.condition.level or one.condition is Condition.FIRST]
     shown = listed[:most]
     width = max((len(one.source) for one in shown), default=0)
-    found = [*_head(report), *(_problem(problem) for problem in report.problems)]
+    head = [*_head(report), *([kit_line(kit, report.now)] if kit else [])]
+    found = [*head, *(_problem(problem) for problem in report.problems)]
     for one in shown:
         found += _finding(one, report.now, width)
     if len(listed) > len(shown):
@@ -35,7 +38,7 @@ def lines(report: Report, *, most: int | None) -> list[str]:
     return found
 
 
-def as_json(report: Report, *, every: bool) -> dict[str, Any]:
+def as_json(report: Report, kit: LastKit | None = None, *, every: bool) -> dict[str, Any]:
     """The same for programs; `sources` are those that are not good, or every one."""
     return {
         "level": report.level.name.lower(),
@@ -46,6 +49,7 @@ def as_json(report: Report, *, every: bool) -> dict[str, Any]:
         "scheduler": report.leading,
         "workers": report.workers,
         "running": report.running,
+        "kit": kit_json(kit, report.now) if kit else None,
         "queues": [
             {"queue": one.queue, "runs": one.runs, "oldest": show.iso(one.oldest), "served": one.served}
             for one in report.waiting

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetch what tests, demo and benchmarks need besides wheels.
 
-MinIO, stock restic twice, Prometheus with Alertmanager, libfaketime, PostgreSQL, Redis.
+MinIO, stock restic twice, Prometheus with Alertmanager, libfaketime, PostgreSQL, Redis, age.
 
     fetch.py                       everything that tests need
     fetch.py minio restic-0.18     these only
@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import age_deb
 import faketime_deb
 import minio_source
 import postgresql_deb
@@ -29,7 +30,7 @@ import restic_deb
 from toolcache import Unavailable, cache_dir, locked, say
 
 _RESTICS = tuple(f"restic-{version}" for version in restic_deb.SUITES)
-_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime", "postgresql", "redis")
+_TOOLS = ("minio", *_RESTICS, *prometheus_deb.PROGRAMS, "faketime", "postgresql", "redis", "age")
 _FOR_BENCHMARKS = ("rclone",)  # fetched where they are asked for
 _HINTS = {
     "minio": "install Go 1.24 or newer, put it on PATH, and run this again",
@@ -37,6 +38,7 @@ _HINTS = {
     **{name: f"install {name} and put it on PATH" for name in prometheus_deb.PROGRAMS},
     "faketime": "install libfaketime (on Debian: apt-get install libfaketime)",
     "postgresql": "install the server of PostgreSQL 15 or newer (on Debian: apt-get install postgresql)",
+    "age": "install age and ssss (on Debian: apt-get install age ssss)",
     "redis": "install Redis 7 or newer (on Debian: apt-get install redis-server)",
     "rclone": "install rclone and put it on PATH",
 }
@@ -91,6 +93,8 @@ def _path(name: str) -> str | None:
         return redis_deb.path()
     if name == "rclone":
         return rclone_deb.path()
+    if name == "age":
+        return age_deb.path()
     return restic_deb.path(name.removeprefix("restic-"))
 
 
@@ -114,6 +118,8 @@ def _install(names: Sequence[str]) -> None:
                     redis_deb.install()
                 elif name == "rclone":
                     rclone_deb.install()
+                elif name == "age":
+                    age_deb.install()
                 else:
                     restic_deb.install(name.removeprefix("restic-"))
             except Unavailable as error:

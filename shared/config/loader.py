@@ -36,6 +36,15 @@ def load_changed(path: str, change: Callable[[Assembly], None]) -> FleetFile:
     return _checked(assembly, seen)
 
 
+def joined(path: str) -> Assembly:
+    """What the files, the inventory and the presets say together, not checked. Raises ConfigError."""
+    seen: Seen = {}
+    assembly = assemble(path, seen)
+    inventory.join(assembly, seen)
+    preset.expand(assembly, seen)
+    return assembly
+
+
 def load_text(text: str, path: str) -> FleetFile:
     """Check one file's text; `path` names it in errors, and its directory is where relative paths start."""
     return _checked(assemble_text(text, path), {})

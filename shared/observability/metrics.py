@@ -122,6 +122,10 @@ INVENTORY_OK = _gauge(
 )
 INVENTORY_TIME = _gauge("inventory_answered_timestamp_seconds", "", "When the answer in force was last given")
 SOURCES_GONE = _gauge("inventory_gone_sources", "", "Sources that left the inventory and were not dropped")
+KIT_TIME = _gauge(
+    "kit_made_timestamp_seconds", "", "When the last recovery kit was made; 0 where the exporter's machine knows none"
+)
+KIT_OUTDATED = _gauge("kit_outdated", "", "1 where what the last recovery kit was made of has changed since, else 0")
 BUILD = _gauge("build_info", "version", "1, with the version of Holdfast")
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

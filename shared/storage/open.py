@@ -52,6 +52,15 @@ def parse_url(url: str, *, name: str = "") -> StoreUrl:
     return StoreUrl(path=os.path.abspath(path))
 
 
+def restic_repository(url: str, below: str, *, name: str = "") -> str:
+    """How stock restic is told of a repository that lies at `below` of a site. Raises Permanent."""
+    place = parse_url(url, name=name)
+    if not place.is_s3:
+        return f"{place.path}/{below}"
+    prefix = f"{place.prefix}/" if place.prefix else ""
+    return f"s3:{place.endpoint}/{place.bucket}/{prefix}{below}"
+
+
 def _parse_s3(url: str, name: str) -> StoreUrl:
     rest = url.removeprefix("s3:")
     if "://" not in rest:

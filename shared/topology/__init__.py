@@ -1,7 +1,7 @@
 """Which site is primary, who the members are, and under which epoch. Nothing else in Holdfast names the primary."""
 
 from shared.topology.copies import copy_sites, copying
-from shared.topology.current import Topology, current, follow, guard, memory, register, site_of, sites_of
+from shared.topology.current import Topology, current, follow, guard, memory, memory_path, register, site_of, sites_of
 from shared.topology.errors import MoveRefused, NoMajority, NotAllAgree, StaleEpoch, TooFarBehind, TopologyError
 from shared.topology.state import Epoch
 
@@ -20,6 +20,7 @@ __all__ = [
     "follow",
     "guard",
     "memory",
+    "memory_path",
     "register",
     "site_of",
     "sites_of",

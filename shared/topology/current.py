@@ -44,7 +44,7 @@ class Topology:
 
 def current(fleet: Fleet) -> Topology:
     """The topology now."""
-    state = _seen(os.path.join(fleet.state_dir, _FILE))
+    state = _seen(memory_path(fleet))
     if state is None:
         return Topology(Epoch(), tuple(fleet.sites), tuple(fleet.regions), fleet.configured_primary)
 
@@ -77,7 +77,12 @@ def register(fleet: Fleet) -> Register:
 
 def memory(fleet: Fleet) -> Memory:
     """What this machine has seen of the register. It asks nobody."""
-    return Memory(os.path.join(fleet.state_dir, _FILE))
+    return Memory(memory_path(fleet))
+
+
+def memory_path(fleet: Fleet) -> str:
+    """The file in which that lies."""
+    return os.path.join(fleet.state_dir, _FILE)
 
 
 def follow(fleet: Fleet) -> View:

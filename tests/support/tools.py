@@ -41,6 +41,11 @@ def minio() -> str:
     return _tool("minio")
 
 
+def age() -> str:
+    """Return the path of stock age; ssss-combine lies beside it, or on PATH."""
+    return _tool("age")
+
+
 def postgresql() -> str:
     """Return the directory of PostgreSQL's programs, server and clients."""
     return _tool("postgresql")
