@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
 from shared.config.around import Hooks, Into, Scratch
 from shared.config.base import Model, Named
+from shared.config.failover import Failover
 from shared.config.inventory import Inventory
 from shared.config.limits import Limits, SiteLimits
 from shared.config.programs import Variables
@@ -337,6 +338,7 @@ class FleetFile(Model):
     defaults: Annotated[Defaults, mapping_of("defaults")] = Defaults()
     prune: Annotated[Prune, mapping_of("settings: {grace: 24h, max_unused: 5}")] = Prune()
     exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()
+    failover: Annotated[Failover, mapping_of("settings: {mode: automatic}")] = Failover()
     limits: Annotated[Limits, mapping_of("limits")] = Limits()
     scheduling: Annotated[Scheduling, mapping_of("limits")] = Scheduling()
     inventory: Inventory | None = None  # a program that names sources; its answers are joined to `sources`

@@ -1,1 +1,1 @@
-"""A world where sites, networks, clocks and workers fail by a seed; the machine and the register are the shipped ones."""
+"""A world where sites, networks, clocks and workers fail by a seed; machine and register are the shipped ones."""
