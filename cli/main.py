@@ -56,6 +56,7 @@ COMMANDS = {
     "worker": "Start a worker, list those that are there, or let one leave.",
     "agent": "Enroll a server, let it join, run its agent, list or revoke agents.",
     "scheduler": "Run the scheduler alone, as a service of its own.",
+    "failover-worker": "Watch the sites, and act when a primary is gone.",
     "exporter": "Serve the fleet's metrics to Prometheus.",
     "config": "Check the configuration, or show what it amounts to.",
     "keys": "List, add, remove or change the passwords that open a repository.",

@@ -49,6 +49,8 @@ def everything(fleet: Fleet, log_dir: str, slots: Slots, tick: float | None = No
     yield from workers(fleet.path, slots, hosts, pools, log_dir)
     yield from probes(fleet, log_dir)
     yield from scheduler(fleet.path, log_dir, tick)
+    if sum(not site.witness for site in fleet.sites.values()) > 1:
+        yield failover(fleet.path, log_dir)
     if fleet.metrics_address:
         yield _exporter(fleet, log_dir)
 
@@ -88,6 +90,12 @@ def scheduler(config: str, log_dir: str = "", tick: float | None = None) -> Iter
         command = [*module_command("scheduler"), process, "--config", config, *_log_option(name, log_dir)]
         pace = ["--tick", str(tick)] if tick and process == "beat" else []
         yield Child(name, [*command, *pace], log_dir)
+
+
+def failover(config: str, log_dir: str = "") -> Child:
+    """The failover worker."""
+    command = [*module_command("workers.failover"), "--config", config, *_log_option("failover", log_dir)]
+    return Child("failover", command, log_dir)
 
 
 def valkey(state_dir: str, log_dir: str) -> Child:

@@ -39,6 +39,11 @@ def run_workers(fleet: Fleet, slots: Slots, hosts: Sequence[str], pools: Sequenc
     return _run(children, f"{said}, Redis at {mask_url(broker_url(fleet))}")
 
 
+def run_failover(fleet: Fleet) -> int:
+    """Run a failover worker until Ctrl-C or SIGTERM; returns an exit code."""
+    return _run([parts.failover(fleet.path)], f"failover worker up: {count(len(fleet.sites), 'site')}")
+
+
 def count(number: int, what: str) -> str:
     """A number of things."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

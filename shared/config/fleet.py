@@ -12,6 +12,7 @@ from shared.config import loader
 from shared.config.around import Into
 from shared.config.assembly import Seen
 from shared.config.choice import PolicyChoice
+from shared.config.failover import Failover
 from shared.config.health import Health
 from shared.config.inventory import Inventory, own_place, state_dir
 from shared.config.limits import Limits
@@ -61,6 +62,7 @@ class Fleet:
         self.restore_into: Mapping[str, Into] = file.restore_into  # programs for restores over the queue, by name
         self.health: Health = file.health
         self.limits: Limits = file.limits
+        self.failover: Failover = file.failover
         self.promote_without_majority: bool = file.promote_without_majority
         self.agent: str = file.agent  # the host whose agent's file this is; empty: a fleet's
         self._file = file

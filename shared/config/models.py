@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
 from shared.config.around import Hooks, Into, Scratch
 from shared.config.base import Model, Named
+from shared.config.failover import Failover
 from shared.config.health import Health
 from shared.config.inventory import Inventory
 from shared.config.limits import Limits, SiteLimits
@@ -339,6 +340,7 @@ class FleetFile(Model):
     prune: Annotated[Prune, mapping_of("settings: {grace: 24h, max_unused: 5}")] = Prune()
     exporter: Annotated[Exporter, mapping_of("settings: {listen: ...}")] = Exporter()
     health: Annotated[Health, mapping_of("settings: {interval: 10s, timeout: 5s}")] = Health()
+    failover: Annotated[Failover, mapping_of("settings: {mode: automatic}")] = Failover()
     limits: Annotated[Limits, mapping_of("limits")] = Limits()
     scheduling: Annotated[Scheduling, mapping_of("limits")] = Scheduling()
     inventory: Inventory | None = None  # a program that names sources; its answers are joined to `sources`

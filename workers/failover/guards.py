@@ -30,8 +30,9 @@ class Seen:
     `state`: the register's. `primaries`: the sites that the configuration names. `streaks`: of each site. `behind`: by
     site and who might take its place, for each source that would be lost more than its RPO allows, a text. `alike`: of
     a site in whose place another is, whether neither lacks anything. `began`: when we started; `jumped`: when the
-    wall's clock was last found to have jumped; `off`: it is not that of the others. `met`: by epoch, when we saw it
-    decided; by site, when its note came. `back_at`: whether a switch back by itself is allowed now.
+    wall's clock was last found to have jumped; `off`: it is not that of the others; `confirmed`: another says
+    the same. `met`: by epoch, when we saw it decided; by site, when its note came. `back_at`: whether a switch back by
+    itself is allowed now.
     """
 
     state: State
@@ -44,6 +45,7 @@ class Seen:
     began: float = float("-inf")
     jumped: float = float("-inf")
     off: bool = False
+    confirmed: bool = True
     met: Mapping[object, float] = field(default_factory=dict)
     back_at: bool = False
 
@@ -52,9 +54,14 @@ class Seen:
         return self.streaks.get(site, Streak())
 
     def lasted(self, change: Change) -> float:
-        """For how long a change has stood. By our own clock where we saw it made: whose clock made it, nobody knows."""
-        met = self.met.get(change.epoch)
-        return self.clock - met if met is not None else max(0.0, self.now - change.at)
+        """For how long a change has stood. By our own clock where we saw it made: whose clock made it, nobody knows.
+
+        Where we did not, and no other clock confirms ours, it counts from our start: ours may be an hour ahead.
+        """
+        if (met := self.met.get(change.epoch)) is not None:
+            return self.clock - met
+        told = max(0.0, self.now - change.at)
+        return told if self.confirmed else min(told, self.clock - self.began)
 
 
 def not_long_enough(site: str, seen: Seen, rules: Rules) -> str:

@@ -16,7 +16,7 @@ from shared.topology.moves import Move, carry_out, new_claim
 from shared.topology.notes import note_of, with_note
 from shared.topology.register import Standing
 from workers.failover.guards import Seen
-from workers.failover.judge import Heard, Judgement, Streak, clock_is_off, judge
+from workers.failover.judge import Heard, Judgement, Streak, clock_is_off, is_fresh, judge, tells_our_time
 from workers.failover.machine import Act, Make, step
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class Pilot:
         if abs((now - wall) - (clock - own)) > JUMP:
             self._jumped = clock
             self._streaks.clear()
-        self._heard = {name: one for name, one in self._heard.items() if clock - one.at <= self._rules.old}
+        if clock - own > self._rules.old:  # frozen, or the register could not be read: nobody looked meanwhile
+            self._streaks.clear()
+        self._heard = {name: one for name, one in self._heard.items() if is_fresh(one, clock, self._rules.old)}
         found = judge(self._heard.values(), state.members, self._rules, now, clock)
         self._streaks = {
             site: self._streaks.get(site, Streak()).after(judgement, clock) for site, judgement in found.items()
@@ -86,6 +88,7 @@ class Pilot:
             began=self._began,
             jumped=self._jumped,
             off=clock_is_off(self._heard.values(), self.place, self._rules, now, clock),
+            confirmed=self._is_confirmed(now, clock),
             met=dict(self._met),
             back_at=known.back_at,
         )
@@ -144,6 +147,13 @@ class Pilot:
     def down(self, site: str) -> bool:
         """Whether a site is down, as far as is known."""
         return self._streaks.get(site, Streak()).judgement is Judgement.DOWN
+
+    def _is_confirmed(self, now: float, clock: float) -> bool:
+        """Whether another place is heard of whose clock says what ours does."""
+        others = (one for one in self._heard.values() if one.what.place != self.place)
+        return any(
+            is_fresh(one, clock, self._rules.old) and tells_our_time(one, now, self._rules.old) for one in others
+        )
 
     def _meet(self, state: State, clock: float) -> None:
         """Note when each note and each change came. Of what stood at the first look, nobody here knows since when."""

@@ -111,7 +111,7 @@ def _faults(world: World, crew: list[Worker], often: Weather) -> None:
         if draw.random() < 0.01 * often.silence:
             world.silent[place] = world.tick + draw.randint(2, 15)
         if draw.random() < 0.01 * often.clocks:
-            world.skew[place] = 0.0 if world.skew.get(place) else draw.choice([3600.0, -3600.0, 90.0])
+            world.skew[place] = 0.0 if world.skew.get(place) else draw.choice([3600.0, -3600.0, 90.0, 20.0])
     worker = draw.choice(crew)
     if draw.random() < 0.04 * often.kills:
         worker.die(draw.randint(1, 10))
