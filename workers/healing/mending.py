@@ -107,7 +107,7 @@ class Mending:
 
     def _so_far(self) -> tuple[int, ...]:
         done = self._done
-        return done.healed_objects, done.blobs_healed, done.index_files
+        return done.healed_objects, done.blobs_healed, done.index_files_written
 
     def _add(self, found: Findings, suspects: set[bytes], unreadable: set[str], cache_dir: str) -> tuple[Blobs, Blobs]:
         """All that only adds; the packs that an index does not list as they are, and the broken ones."""
@@ -252,6 +252,9 @@ class Mending:
             self._say(at, len(left))
             if one.state is State.HEALED:
                 self._done.heal(pack_key(one.pack), one.by, one.size)
+            if one.state is State.BROKEN:  # what is needed of it is missing, and looked for as such
+                self._mark({one.pack})
+                self._done.heal(pack_key(one.pack), "other packs")
             if one.state in {State.SOUND, State.HEALED} and one.blobs:
                 stock.list_pack(one.pack, one.blobs)
                 count += 1

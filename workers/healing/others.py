@@ -12,17 +12,19 @@ import hashlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from shared.errors import StorageError
 from shared.repository.errors import Damaged
 from shared.repository.indexcache import IndexCache
 from shared.repository.pack import Blob, BlobType
-from shared.repository.repository import Repository
+from shared.repository.repository import PACKS, Repository
 from shared.storage.api import MissingObject, Permanent
 from workers.access import Look, is_remote, open_index, repository_store
 from workers.backup.spec import SiteSpec
 from workers.healing.reading import Whole, whole_blobs
+from workers.maintenance import inventory
 from workers.restore.reading import Reader
 
 Note = Callable[[str], None]
@@ -47,6 +49,7 @@ class Other:
         self._cache_dir = cache_dir
         self._note = note
         self._index: IndexCache | None = None
+        self._unlisted: dict[tuple[BlobType, bytes], tuple[bytes, Blob]] = {}  # blobs of packs that no index lists
         self._apart: tempfile.TemporaryDirectory[str] | None = None
 
     def lose(self, error: StorageError) -> None:
@@ -86,6 +89,9 @@ class Other:
                 for one, place in zip(asked, self._index.lookup(kind, asked, bad), strict=True):
                     if place is not None:
                         packs[place.pack].append(Blob(one, kind, place.offset, place.length, place.uncompressed))
+                    elif (kind, one) in self._unlisted and self._unlisted[kind, one][0] not in bad:
+                        pack, blob = self._unlisted[kind, one]
+                        packs[pack].append(blob)
                 if not packs:
                     return
                 for pack, blobs in packs.items():
@@ -98,7 +104,7 @@ class Other:
             self.lose(error)
 
     def _open_index(self, repo: Repository) -> IndexCache:
-        """Its index; damaged files of it are left out, and then it is nobody else's."""
+        """Its index. Where files of it are damaged, packs that no other lists say by their headers what they hold."""
         try:
             return open_index(repo, self._site, self._repository, self._cache_dir)
         except Damaged as error:
@@ -111,7 +117,13 @@ class Other:
                 return []
 
         self._apart = tempfile.TemporaryDirectory(prefix="holdfast-")
-        return open_index(repo, self._site, self._repository, self._apart.name, load=load)
+        index = open_index(repo, self._site, self._repository, self._apart.name, load=load)
+        listed = {pack for pack, _ in index.packs()}
+        for name, _ in inventory.named(self.store, PACKS, lambda: None):
+            if (pack := bytes.fromhex(name)) not in listed:
+                with suppress(Damaged, MissingObject, Permanent):
+                    self._unlisted.update({(blob.type, blob.id): (pack, blob) for blob in repo.pack_header(pack)})
+        return index
 
     def close(self) -> None:
         """Give up its files and connections."""

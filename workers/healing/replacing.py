@@ -64,7 +64,7 @@ class Replacing:
         for pack, blobs in wrong.items():
             rewrite.add(pack, blobs)
         rewrite.finish()
-        self._done.index_files += rewrite.written
+        self._done.index_files_written += rewrite.written
         self._careful.look()
         self._careful.each(lambda name: repo.store.delete(f"index/{name}"), [*names, *sorted(damaged)])
         self._count(gone, wrong, damaged)

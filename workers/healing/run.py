@@ -86,10 +86,11 @@ class _Healing:
             access = Access(store, others, spec.passwords, self._done)
             access.heal()
             if access.broken and spec.dry_run:
-                return self._only_access()
-            repo = open_repository(spec.site, spec.repository, spec.passwords)
-            repo.require_writable()
-            report = self._rounds(repo, others)
+                report = self._only_access()
+            else:
+                repo = open_repository(spec.site, spec.repository, spec.passwords)
+                repo.require_writable()
+                report = self._rounds(repo, others)
         finally:
             others.close()
             store.close()

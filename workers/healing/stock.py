@@ -54,7 +54,7 @@ class Stock:
         for kind in list(self._open):
             self._close(kind)
         self._index.finish()
-        self._done.index_files += self._index.written - self._counted
+        self._done.index_files_written += self._index.written - self._counted
         self._counted = self._index.written
 
     def _close(self, kind: BlobType) -> None:

@@ -76,7 +76,7 @@ class Healing:
     healed: list[str] = field(default_factory=list)  # the first two hundred
     healed_from: dict[str, int] = field(default_factory=dict)  # how many by means of what: a site, "older version", ...
     blobs_healed: int = 0  # put into new packs, as their own were lost
-    index_files: int = 0  # written
+    index_files_written: int = 0
     bytes_healed: int = 0  # put for all this, but for index files
     lost: list[str] = field(default_factory=list)  # "<key>: why" of what could not be healed; the first two hundred
     looked_at: int = 0  # objects whose versions were looked at
