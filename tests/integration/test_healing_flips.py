@@ -20,12 +20,11 @@ KINDS = ("data", "index", "snapshots", "keys")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Two sites that have the same snapshots, and packs of their own."""
     with Zygote() as zygote:
-        yield go_apart(two_sites(str(tmp_path_factory.mktemp("apart")), zygote), zygote)
+        yield go_apart(two_sites(str(tmp_path_factory.mktemp("apart")), zygote))
 
 
-def test_a_hundred_flips(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hundred_flips(pair: Pair, tmp_path: Path) -> None:
     """Packs, index files, snapshots, keys, config: afterwards stock restic finds no error, and all files are there."""
-    monkeypatch.setattr("shared.repository.locks.WAIT", 0.0)
     files = contents(pair.here)
     pair = pair.copy(str(tmp_path))
     draw = random.Random(SEED)

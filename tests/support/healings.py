@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.support.attempts import MACHINE, QUICK, Bench
+from tests.support.killing_store import Trap
 from tests.support.prunes import PACK_SIZE, back_up, forget, prune_spec
 from tests.support.replicas import other, replicate
-from tests.support.zygote import Zygote
+from tests.support.zygote import Ended, Zygote
 from workers.backup.spec import SiteSpec
-from workers.healing.run import run_healing
 from workers.maintenance.spec import VerifySpec
 
 Change = Callable[[bytes], bytes | None]  # None: the object goes
@@ -25,14 +25,16 @@ class Pair:
 
     here: Bench
     there: Bench
+    zygote: Zygote
 
     def copy(self, directory: str) -> Pair:
         """One that starts where this one stands, to be changed."""
-        return Pair(self.here.copy(os.path.join(directory, "here")), self.there.copy(os.path.join(directory, "there")))
+        here, there = (os.path.join(directory, name) for name in ("here", "there"))
+        return Pair(self.here.copy(here), self.there.copy(there), self.zygote)
 
     def swapped(self) -> Pair:
         """With the other one to be healed."""
-        return Pair(self.there, self.here)
+        return Pair(self.there, self.here, self.zygote)
 
     def spec(self, **more: Any) -> VerifySpec:
         """Heal the one from the other; all data is read."""
@@ -49,8 +51,14 @@ class Pair:
         return VerifySpec(SiteSpec("a", self.here.site), self.here.repository, heal=True, **given)
 
     def heal(self, **more: Any) -> dict[str, Any]:
-        """Do it, in this process; what is said of it."""
-        return run_healing(self.spec(**more), lambda _: None).to_json()
+        """Do it; what is said of it."""
+        ended = self.try_to_heal(**more)
+        assert (ended.error, ended.strays) == ("", 0)
+        return ended.result
+
+    def try_to_heal(self, *, trap: Trap | None = None, **more: Any) -> Ended:
+        """Do it, though it may end otherwise."""
+        return self.zygote.run("heal", asdict(self.spec(**more)), trap=trap, set_=QUICK)
 
 
 def two_sites(base: str, zygote: Zygote) -> Pair:
@@ -60,16 +68,16 @@ def two_sites(base: str, zygote: Zygote) -> Pair:
         back_up(here, zygote, day)
     there = other(here, os.path.join("..", "there"))
     replicate(here, there)
-    return Pair(here, there)
+    return Pair(here, there, zygote)
 
 
-def go_apart(pair: Pair, zygote: Zygote) -> Pair:
+def go_apart(pair: Pair) -> Pair:
     """Both forget the same snapshot, and each prunes for itself: no pack that was repacked is at both."""
     first = min(pair.here.snapshots(), key=lambda one: one.time).id
     for bench, size in ((pair.here, PACK_SIZE), (pair.there, 3 * PACK_SIZE)):
         forget(bench, first)
         for _ in range(2):
-            assert zygote.run("prune", prune_spec(bench, grace=0, pack_size=size), set_=QUICK).error == ""
+            assert pair.zygote.run("prune", prune_spec(bench, grace=0, pack_size=size), set_=QUICK).error == ""
     assert pair.here.names("data") != pair.there.names("data")
     return pair
 

@@ -40,11 +40,16 @@ class Access:
         """Bring back what is damaged. Raises StorageError of this site."""
         files = read_keys(self._store)
         self._gone = _gone(self._store)
-        whole = [one for one in files if not one.problem]
-        whole += [one for one in map(self._key, (one for one in files if one.problem and not one.going)) if one]
-        key = next((found for _, _, found in opening(whole, self._passwords)), None) or self._keys_from_others()
+        healed = [one for one in map(self._key, (one for one in files if one.problem and not one.going)) if one]
+        key = self._opened([one for one in files if not one.problem])
+        if key is None:
+            self.broken = self._done.dry_run
+            key = self._opened(healed) or self._keys_from_others()
         if key is not None:
             self._config(key)
+
+    def _opened(self, files: Sequence[KeyFile]) -> MasterKey | None:
+        return next((key for _, _, key in opening(files, self._passwords)), None)
 
     # -- keys -------------------------------------------------------------------------------------
 
@@ -88,7 +93,6 @@ class Access:
             found = [(one, key) for one, _, key in opening(files, self._passwords) if one.id not in self._gone]
             ours = [(one, key) for one, key in found if self._opens_what_is_here(key)]
             if ours:
-                self.broken |= self._done.dry_run
                 for one, _ in ours:
                     self._put_key(one, other.name)
                 return ours[0][1]
