@@ -20,9 +20,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from shared.errors import Interrupted
+from shared.errors import Interrupted, RepositoryError
 from shared.repository.heal import heal
-from shared.repository.repository import Repository
 from shared.storage.api import Denied, ObjectStore, VersionedStore
 from workers.access import is_remote, open_repository, preload, repository_store
 from workers.careful import stop_at_sigterm
@@ -85,12 +84,7 @@ class _Healing:
             self._older_versions(store)
             access = Access(store, others, spec.passwords, self._done)
             access.heal()
-            if access.broken and spec.dry_run:
-                report = self._only_access()
-            else:
-                repo = open_repository(spec.site, spec.repository, spec.passwords)
-                repo.require_writable()
-                report = self._rounds(repo, others)
+            report = self._only_access() if access.broken and spec.dry_run else self._rounds(others)
         finally:
             others.close()
             store.close()
@@ -98,7 +92,14 @@ class _Healing:
         report.healing = self._done
         return report
 
-    def _rounds(self, repo: Repository, others: Others) -> VerifyReport:
+    def _rounds(self, others: Others) -> VerifyReport:
+        try:
+            repo = open_repository(self._spec.site, self._spec.repository, self._spec.passwords)
+        except RepositoryError as error:
+            if not self._done.lost:
+                raise
+            return self._only_access(str(error.args[0]))
+        repo.require_writable()
         mending = Mending(repo, self._spec, others, self._done, self._progress)
         look = self._look(0)
         report = look.run()
@@ -139,9 +140,12 @@ class _Healing:
         for key in found.lost:
             self._done.lose(key, "it was overwritten, and no older version of it is whole")
 
-    def _only_access(self) -> VerifyReport:
+    def _only_access(self, why: str = "") -> VerifyReport:
+        """Nothing else can be looked at before the repository opens. `why`: it was tried."""
         report = VerifyReport(repository=self._spec.repository, site=self._spec.site.id)
-        for key in self._done.healed:
+        if why:
+            report.add(Problem("error", "repository", why))
+        for key in [] if why else self._done.healed:
             report.add(Problem("error", key, "it is damaged or missing, and could be healed"))
         self._note("the rest can only be looked at once that is healed")
         return report
