@@ -31,7 +31,7 @@ class Scene:
         self.bucket = make_bucket(minio, versioned=True)
         self.site = self._as(minio.access_key, minio.secret_key)
         spec = ReplicateSpec(self.site, SiteSpec("a", bench.site), bench.repository, "web1", "c" * 32)
-        spec.passwords = [MACHINE, RECOVERY]
+        spec.passwords, spec.cache_dir = [MACHINE, RECOVERY], bench.cache
         assert run_replicate(spec, lambda _: None).errors == 0
 
     def _as(self, access_key: str, secret_key: str, token: str = "") -> SiteSpec:
