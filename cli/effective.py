@@ -274,6 +274,8 @@ def _policy(fleet: Fleet, policy: Policy) -> dict[str, Any]:
         shown["blackout"] = [str(one) for one in policy.blackout]
     upkeep = ("verify", "verify_data", "restore_test")
     shown |= {key: span(value) for key in upkeep if (value := getattr(policy, key)) is not None}
+    if policy.heal:
+        shown["heal"] = True
     shown["attempts"] = policy.attempts
     if policy.copies is not None:
         shown["copies"] = policy.copies.model_dump(mode="json", exclude_none=True)

@@ -180,7 +180,9 @@ def past(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     kept = [((name, *place), one) for name in fleet.sources for place, one in facts.upkeep.get(name, {}).items()]
     yield Family(metrics.UPKEEP_GOOD, [(labels, one.good) for labels, one in kept if one.good])
     yield Family(metrics.UPKEEP_FAILED, [(labels, 1) for labels, one in kept if one.code])
-    yield Family(metrics.RESTORE_RATE, [(labels[:2], one.rate) for labels, one in kept if one.rate])
+    for metric, kind in ((metrics.RESTORE_RATE, RunKind.RESTORE_TEST), (metrics.UPKEEP_HEALED, RunKind.VERIFY)):
+        figures = [(labels[:2], one.figure) for labels, one in kept if one.figure and labels[2] == kind.value]
+        yield Family(metric, figures)
 
 
 def present(fleet: Fleet, facts: Facts) -> Iterator[Family]:

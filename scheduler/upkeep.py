@@ -35,6 +35,7 @@ class Upkeep:
     moment: int  # of the period
     minute: int  # of the round
     shares: int = 0  # a verification: how many of them read every pack, one after the other; 0: they read none
+    heals: bool = False  # a verification: it mends what it finds
 
     def slot(self, now: float) -> int:
         """The newest one at `now` (POSIX seconds)."""
@@ -47,12 +48,12 @@ class Upkeep:
         return (since - self.moment) % self.every < _AT_FIRST or since // 60 % _ROUND == self.minute
 
 
-def upkeep(kind: RunKind, about: str, every: float, *, within: float = 0.0) -> Upkeep:
+def upkeep(kind: RunKind, about: str, every: float, *, within: float = 0.0, heals: bool = False) -> Upkeep:
     """Of what `about` names. `within`: for how long verifications may take to read every pack; 0: they read none."""
     digest = hashlib.sha256(f"holdfast {kind.value} 1\0{about}".encode()).digest()
     period = max(1, int(every))
     moment, minute = int.from_bytes(digest[:8]) % period, int.from_bytes(digest[8:16]) % _ROUND
-    return Upkeep(kind, period, moment, minute, max(1, int(within // period)) if within else 0)
+    return Upkeep(kind, period, moment, minute, max(1, int(within // period)) if within else 0, heals)
 
 
 def upkeep_of(
@@ -71,7 +72,8 @@ def upkeep_of(
     if forgets and leads:
         wanted.append(upkeep(RunKind.PRUNE, place, prune))
     if policy.verify and leads:
-        wanted.append(upkeep(RunKind.VERIFY, place, policy.verify, within=policy.verify_data or 0.0))
+        within = policy.verify_data or 0.0
+        wanted.append(upkeep(RunKind.VERIFY, place, policy.verify, within=within, heals=policy.heal))
     if policy.restore_test and not copy:
         wanted.append(upkeep(RunKind.RESTORE_TEST, source, policy.restore_test))
     return tuple(wanted)
@@ -86,7 +88,8 @@ def upkeep_due(wanted: Iterable[Upkeep], done: str, now: float) -> Iterator[Due]
         slot = one.slot(now)
         text = slot_text(datetime.fromtimestamp(slot, UTC))
         if text > before:
-            yield Due(one.kind, text, _reading(one, slot, before) if one.shares else {})
+            healing: dict[str, object] = {"heal": True} if one.heals else {}
+            yield Due(one.kind, text, {**(_reading(one, slot, before) if one.shares else {}), **healing})
 
 
 def _reading(one: Upkeep, slot: int, before: str) -> dict[str, object]:

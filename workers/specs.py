@@ -50,6 +50,7 @@ _LEVELS = {"off": 0, "fastest": 1, "default": 3, "better": 7, "max": 19}  # zstd
 # What an option may not change: where a repository is, how it is opened, and what a worker keeps where.
 _SECRET = {"passwords", "fleet_secret", "recovery_password"}
 _FIXED = {"site", "origin", "repository", "run", "cache_dir", "state_dir", "limits", "tag", *_SECRET}
+_FIXED |= {"others", "left_out"}  # which sites are asked
 _FIXED |= {"within", "into"}  # where it may write, and what it may run
 
 
@@ -231,13 +232,17 @@ def into_spec(fleet: Fleet, name: str) -> ProgramSpec:
 def verify_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> VerifySpec:
     """One verification of the repository of a source, at its primary or the site that `options` name.
 
-    Raises ConfigError.
+    One that heals takes from the other sites, or only from the `origin` that they name. Raises ConfigError.
     """
     site = str(options.get("site") or topology.current(fleet).primary(source))
     repository = fleet.repository_of(source)
+    others, left_out = _places(fleet, source, site, str(options.get("origin", ""))) if options.get("heal") else ([], [])
     given: dict[str, Any] = {
         "helpers": fleet.defaults.read_concurrency,
-        **_allowed(options, {field.name for field in fields(VerifySpec)}, "verification"),
+        **_allowed(options, {field.name for field in fields(VerifySpec)} | {"origin"}, "verification"),
+        "others": others,
+        "left_out": left_out,
+        "pack_size": fleet.defaults.pack_size,
         "site": site_spec(fleet, site),
         "repository": repository,
         "passwords": passwords(fleet, repository),
@@ -245,6 +250,28 @@ def verify_spec(fleet: Fleet, source: str, options: Mapping[str, object]) -> Ver
         "limits": engine_limits(fleet),
     }
     return VerifySpec(**given)
+
+
+def _places(fleet: Fleet, source: str, site: str, origin: str) -> tuple[list[SiteSpec], list[str]]:
+    """Where else the repository of a source may be, the likeliest first; those that can't be opened from here."""
+    if origin:
+        if origin == site or fleet.site(origin).witness:
+            raise ConfigError(
+                f"site {site} can't be healed from site {origin}", hint="Name another site that keeps copies"
+            )
+        return [site_spec(fleet, origin)], []
+    now = topology.current(fleet)
+    likely = dict.fromkeys((now.primary(source), *topology.copying(fleet, now, source), *fleet.sites))
+    found: list[SiteSpec] = []
+    left_out: list[str] = []
+    for name in likely:
+        if name == site or name not in fleet.sites or fleet.site(name).witness:
+            continue
+        try:
+            found.append(site_spec(fleet, name))
+        except ConfigError:
+            left_out.append(name)
+    return found, left_out
 
 
 def _require_known(fleet: Fleet, source: str) -> None:

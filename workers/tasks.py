@@ -178,10 +178,13 @@ def _note(ledger: Ledger, run: Run, result: Mapping[str, object]) -> None:
         return
     kind = run.request.kind
     if kind in UPKEEP and "snapshots" not in run.request.options:
-        code, rate = (
-            value if isinstance(value := result.get(key), int | float) else 0 for key in ("exit_code", "rate")
+        code, rate, healed = (
+            value if isinstance(value := result.get(key), int | float) else 0
+            for key in ("exit_code", "rate", "healed_objects")
         )
-        ledger.note_upkeep(run.request.source, site, kind, _slot(run), code=int(code), rate=rate)
+        ledger.note_upkeep(run.request.source, site, kind, _slot(run), code=int(code), figure=rate or healed)
+        if healed:
+            _log.warning("damaged objects were healed", objects=healed, by=result.get("healed_from"))
     if kind is RunKind.REPLICATE and result.get("last"):
         evidence = Evidence(str(result["last"]), str(result.get("last_full", "")))
         ledger.note_evidence(run.request.source, site, evidence)

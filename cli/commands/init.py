@@ -47,6 +47,7 @@ policies:                   # what sources get; of those that select a source th
     verify: 1d              # the structure of what is stored, so often
     restore_test: 30d       # some files of each source are restored to a scratch folder and compared, so often
 #   verify_data: 30d        # and every byte of it is read within so long
+#   heal: true              # and what is damaged is mended, from other sites
 #   retention: {{keep_daily: 7, keep_weekly: 5, keep_monthly: 12}}  # without it all snapshots stay
 
 sources:                    # what is backed up{sources}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -39,29 +38,44 @@ Examples:
   holdfast verify web1 --direct                 # structure: snapshots, trees, index, packs
   holdfast verify web1 --data                   # and every byte
   holdfast verify web1 --data-share 5%          # a twentieth of it, another one each day
-  holdfast verify web1 --heal                   # first bring back what was overwritten in a versioned bucket""",
+  holdfast verify web1 --data --heal            # and mend what is damaged, from other sites
+  holdfast verify web1 --heal --dry-run         # what could be mended""",
 )
 @click.argument("source")
 @click.option("--data", is_flag=True, help="Read every byte of every pack, too.")
 @click.option("--data-share", callback=_percent, metavar="SHARE", help="Read a share of the packs; each day another.")
 @click.option("--site", default="", metavar="SITE", help="The site to look at (else the primary).")
 @click.option("--direct", is_flag=True, help="In this process, without Redis and workers.")
-@click.option("--heal", is_flag=True, help="Bring back what was overwritten, from older versions; implies --direct.")
+@click.option("--heal", is_flag=True, help="Mend what is damaged, from other sites; implies --direct.")
+@click.option("--from", "origin", default="", metavar="SITE", help="With --heal: take it from this site alone.")
+@click.option("--dry-run", is_flag=True, help="With --heal: say what could be mended, and change nothing.")
 @global_options
 @pass_app
-def command(app: App, source: str, data: bool, data_share: float | None, site: str, direct: bool, heal: bool) -> int:
+def command(
+    app: App,
+    source: str,
+    data: bool,
+    data_share: float | None,
+    site: str,
+    direct: bool,
+    heal: bool,
+    origin: str,
+    dry_run: bool,
+) -> int:
     """Check that what is stored of SOURCE can be restored.
 
-    Its whole repository is looked at, and but for --heal nothing is changed. Exit code 24: something is damaged; the
-    report names the files that suffer.
+    Its whole repository is looked at, and but for --heal nothing is changed. Exit code 24: something is damaged, and
+    with --heal is so still; the report names the files that suffer.
     """
     if data and data_share is not None:
         raise UsageError("--data and --data-share exclude each other")
+    if (origin or dry_run) and not heal:
+        raise UsageError("--from and --dry-run are for --heal")
     options: dict[str, Any] = {"share": 100.0 if data else data_share or 0.0, "rotation": int(time.time()) // _DAY}
     if site:
         options["site"] = site
     if direct or heal:
-        return _direct(app, source, options, heal=heal)
+        return _direct(app, source, {**options, **_healing(origin, dry_run=dry_run)} if heal else options)
     from shared.ledger.model import RunKind
 
     app.fleet.source(source)
@@ -70,38 +84,21 @@ def command(app: App, source: str, data: bool, data_share: float | None, site: s
     return runs.exit_code_of(run)
 
 
-def _direct(app: App, source: str, options: dict[str, Any], *, heal: bool = False) -> int:
-    healing = _heal(app, source, str(options.get("site", ""))) if heal else {}
+def _healing(origin: str, *, dry_run: bool) -> dict[str, Any]:
+    return {"heal": True, "dry_run": dry_run, **({"origin": origin} if origin else {})}
+
+
+def _direct(app: App, source: str, options: dict[str, Any]) -> int:
     with Apart(lambda: _plan(app, source, options)) as plan:
+        from workers.healing.run import run_healing
         from workers.maintenance.spec import VerifySpec
         from workers.maintenance.verify import run_verify
 
         spec = VerifySpec.from_json(plan.result())
-    report = runs.run_direct(app, source, lambda on_event: run_verify(spec, on_event))
-    _report(app, {**report.to_json(), **healing})
+    work = run_healing if spec.heal else run_verify
+    report = runs.run_direct(app, source, lambda on_event: work(spec, on_event))
+    _report(app, report.to_json())
     return report.exit_code
-
-
-def _heal(app: App, source: str, site: str) -> dict[str, Any]:
-    """In a child of its own: a verification forks, and there must be no connection before that."""
-
-    def work() -> dict[str, Any]:
-        from shared import topology
-        from shared.repository.heal import heal
-        from shared.storage.api import VersionedStore
-
-        place = site or topology.current(app.fleet).primary(source)
-        repository = app.fleet.repository_of(source)
-        store = app.fleet.open_site(place).below(f"repos/{repository}")
-        if not isinstance(store, VersionedStore) or not store.keeps_versions():
-            raise UsageError(
-                f"site {place} keeps no versions, so there is nothing to heal from",
-                hint="Version it: that counts for what is stored from then on (docs/sites.md#versioned-buckets)",
-            )
-        return asdict(heal(store))
-
-    with Apart(work) as healing:
-        return healing.result()
 
 
 def _plan(app: App, source: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +115,7 @@ def _report(app: App, report: Mapping[str, Any]) -> None:
 
 def describe(report: Mapping[str, Any]) -> list[str]:
     """What was found, for people: the worst first, the verdict last."""
-    lines = [f"healed: {key} had been overwritten; its older version is back" for key in report.get("healed", [])]
-    lines += [f"lost: {key} was overwritten, and no older version of it is whole" for key in report.get("lost", [])]
+    lines = _healed(report)
     lines += [f"note: {note}" for note in report.get("notes", [])]
     problems = report.get("problems", [])
     for problem in problems[:_PROBLEMS_SHOWN]:
@@ -146,4 +142,24 @@ def describe(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"whole; {show.count(report['warnings'], 'warning')} about what does no harm")
     else:
         lines.append("whole: no errors were found")
+    return lines
+
+
+def _healed(report: Mapping[str, Any]) -> list[str]:
+    """What came of healing, where it was asked for."""
+    would_be = "could be healed" if report.get("dry_run") else "healed"
+    healed = report.get("healed", [])
+    lines = [f"{would_be}: {key}" for key in healed[:_PROBLEMS_SHOWN]]
+    objects, blobs = report.get("healed_objects", 0), report.get("blobs_healed", 0)
+    if objects > min(len(healed), _PROBLEMS_SHOWN):
+        lines.append(f"and {objects - min(len(healed), _PROBLEMS_SHOWN):,} more")
+    lost = report.get("lost", [])
+    lines += [f"not healed: {one}" for one in lost[:_PROBLEMS_SHOWN]]
+    if len(lost) > _PROBLEMS_SHOWN:
+        lines.append(f"and {len(lost) - _PROBLEMS_SHOWN:,} more")
+    if objects or blobs:
+        by = ", ".join(f"{count:,} by {how}" for how, count in report.get("healed_from", {}).items())
+        new = f"{show.count(blobs, 'blob')} in new packs" if blobs else ""
+        what = ", ".join(part for part in (by, new) if part)
+        lines.append(f"{would_be}: {show.count(objects, 'object')} ({what}); {show.size(report['bytes_healed'])}")
     return lines

@@ -236,7 +236,7 @@ def _finding(source: Source, view: SourceView, runs: Iterable[OpenRun], now: flo
         running=under_way is not None,
         verified=view.verified.good if view.verified else 0.0,
         tested=view.tested.good if view.tested else 0.0,
-        restore_rate=view.tested.rate if view.tested else 0.0,
+        restore_rate=view.tested.figure if view.tested else 0.0,
         rests=source.rests,
     )
 

@@ -133,6 +133,8 @@ def _upkeep(place: Path, policy: Policy) -> Iterator[tuple[Path, str]]:
             yield (*place, key), f"is less than an hour ({span(every)}): that is more than upkeep is made for"
     if policy.verify_data and not policy.verify:
         yield (*place, "verify_data"), "needs verify, which says how often; a share of the data is read each time"
+    if policy.heal and not policy.verify:
+        yield (*place, "heal"), "needs verify, which says how often; what is not looked at is not healed"
     if policy.verify and policy.verify_data and policy.verify_data < policy.verify:
         yield (*place, "verify_data"), f"is shorter than verify ({span(policy.verify)}): a share is read only then"
 

@@ -10,7 +10,7 @@ from pydantic import PlainValidator, model_validator
 
 from shared.config.base import Model
 from shared.config.limits import Hours
-from shared.config.values import Duration, Several, Text, expected, whole_number, wrong
+from shared.config.values import Duration, Flag, Several, Text, expected, whole_number, wrong
 
 DAY = 24 * 60  # minutes
 WEEK = 7 * DAY
@@ -80,6 +80,7 @@ class PolicyDefaults(Model):
     blackout: Annotated[tuple[Blackout, ...], Several] = ()
     verify: Duration | None = None  # the structure of its repositories is verified so often; None: never by itself
     verify_data: Duration | None = None  # and every pack is read whole within so long
+    heal: Flag = False  # such a verification mends what it finds, from other sites
     restore_test: Duration | None = None  # a sample of each source is restored and compared so often
     attempts: Annotated[int, whole_number(" of attempts", least=1)] = 5  # that may die: the ledger's own default
 

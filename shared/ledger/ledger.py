@@ -260,13 +260,14 @@ class Ledger:
         guarded(lambda: self._script(scripts.EVIDENCE)(keys=[self.keys.evidence(source)], args=said))
 
     def note_upkeep(
-        self, source: str, site: str, kind: RunKind, slot: str, *, code: int = 0, rate: float = 0.0
+        self, source: str, site: str, kind: RunKind, slot: str, *, code: int = 0, figure: float = 0.0
     ) -> None:
         """Note upkeep of a source at a site that was done for a slot; an older one changes nothing.
 
-        `code`: the exit code that says what came of it; `rate`: bytes/s of a restore test.
+        `code`: the exit code that says what came of it; `figure`: bytes/s of a restore test, or healed objects of a
+        verification.
         """
-        said = [site, kind.value, slot, str(code), f"{rate:.0f}"]
+        said = [site, kind.value, slot, str(code), f"{figure:.0f}"]
         guarded(lambda: self._script(scripts.UPKEEP)(keys=[self.keys.upkeep(source)], args=said))
 
     def rename(self, source: str, name: str) -> str:

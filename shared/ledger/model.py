@@ -254,14 +254,14 @@ class Upkept:
     at: float  # when it was done last
     good: float  # when it was done last and all was well
     code: int = 0  # the exit code that says what came of the last one
-    rate: float = 0.0  # bytes/s that a restore test has measured
+    figure: float = 0.0  # bytes/s that a restore test has measured; objects that a verification has healed
 
     @classmethod
     def parse(cls, text: str | None) -> Upkept | None:
         """Read what the ledger has noted; None for nothing, or for what a newer release writes otherwise."""
         try:
-            at, good, code, rate = (text or "").split(" ")
-            return cls(float(at), float(good), int(code), float(rate))
+            at, good, code, figure = (text or "").split(" ")
+            return cls(float(at), float(good), int(code), float(figure))
         except ValueError:
             return None
 

@@ -429,7 +429,7 @@ end
 return 1
 """
 
-# KEYS: upkeep. ARGV: site, kind of upkeep, its slot, exit code, rate (bytes/s). Says "<at> <good> <code> <rate>":
+# KEYS: upkeep. ARGV: site, kind of upkeep, its slot, exit code, a figure. Says "<at> <good> <code> <figure>":
 # when it was done last, when it was done and all was well, each in seconds, 0 for never
 UPKEEP = """
 local name = ARGV[1] .. '|' .. ARGV[2]

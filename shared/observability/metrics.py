@@ -71,6 +71,9 @@ UPKEEP_GOOD = _gauge(
     "upkeep_good_timestamp_seconds", "source site kind", "When it was last done and all was well; absent for never"
 )
 UPKEEP_FAILED = _gauge("upkeep_failed", "source site kind", "1 where the last one found something wrong, else absent")
+UPKEEP_HEALED = _gauge(
+    "upkeep_healed_objects", "source site", "What the last verification has healed; absent where there was nothing"
+)
 RESTORE_RATE = _gauge("restore_rate_bytes_per_second", "source site", "What the last restore test measured")
 
 # What the sites themselves say.

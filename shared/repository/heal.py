@@ -32,10 +32,10 @@ class Healing:
     lost: list[str] = field(default_factory=list)  # overwritten, and no older version is whole
 
 
-def heal(store: VersionedStore, look_after: Callable[[], None] = lambda: None) -> Healing:
+def heal(store: VersionedStore, look_after: Callable[[], None] = lambda: None, *, dry_run: bool = False) -> Healing:
     """Look at every version of what a repository holds, and bring back what was overwritten.
 
-    `look_after` is called for each object, and may raise. Raises StorageError.
+    `look_after` is called for each object, and may raise. In a `dry_run` nothing is put. Raises StorageError.
     """
     done = Healing()
     for folder in _FOLDERS:
@@ -50,7 +50,8 @@ def heal(store: VersionedStore, look_after: Callable[[], None] = lambda: None) -
             if whole is None:
                 done.lost.append(key)
             elif whole[0] is not there[0]:
-                store.put(key, whole[1], sha256=name)
+                if not dry_run:
+                    store.put(key, whole[1], sha256=name)
                 done.healed.append(key)
     return done
 

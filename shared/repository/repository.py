@@ -76,7 +76,7 @@ class Repository:
                 f"no key of the repository at {store.url} opens with this password",
                 hint="Check which secret the configuration names; any password that restic opens it with will do",
             )
-        version, restic_id = _read_config(store.url, Sealer(key), sealed)
+        version, restic_id = read_config(store.url, Sealer(key), sealed)
         return cls(store, key, version=version, restic_id=restic_id)
 
     @classmethod
@@ -268,7 +268,8 @@ def _find_key(store: ObjectStore, passwords: tuple[str, ...]) -> MasterKey | Non
     return None
 
 
-def _read_config(url: str, sealer: Sealer, sealed: bytes) -> tuple[int, str]:
+def read_config(url: str, sealer: Sealer, sealed: bytes) -> tuple[int, str]:
+    """The format's version and restic's id in a sealed config. Raises Damaged, UnsupportedRepository."""
     try:
         config = orjson.loads(sealer.unseal(sealed))
         version, restic_id, chunker = config["version"], config["id"], int(config["chunker_polynomial"], 16)

@@ -602,9 +602,11 @@ def test_upkeep_is_told_by_kind(redis: tuple[Ledger, ValkeyServer], tmp_path: Pa
     ledger, server = redis
     policy = "full: 1d, verify: 1d, restore_test: 7d, retention: {keep_last: 3}"
     small = SmallFleet(str(tmp_path), broker=server.url, policy=policy)
-    ledger.note_upkeep("web1", "a", RunKind.VERIFY, "2026-03-04T00:00:00Z")
+    ledger.note_upkeep("web1", "a", RunKind.VERIFY, "2026-03-04T00:00:00Z", figure=3)
     exporter = Scraper(small.path)
     found = exporter.scrape()
+    assert found["holdfast_upkeep_healed_objects"] == {("web1", "a"): 3}
+    assert found.get("holdfast_restore_rate_bytes_per_second", {}) == {}
     assert found["holdfast_upkeep_interval_seconds"] == {
         ("all", "verify"): 86400,
         ("all", "restore-test"): 604800,
@@ -613,7 +615,7 @@ def test_upkeep_is_told_by_kind(redis: tuple[Ledger, ValkeyServer], tmp_path: Pa
     }
     assert set(found["holdfast_upkeep_good_timestamp_seconds"]) == {("web1", "a", "verify")}
     for code, failed in ((24, {("web1", "a", "restore-test"): 1}), (0, {})):
-        ledger.note_upkeep("web1", "a", RunKind.RESTORE_TEST, "2026-03-04T00:00:00Z", code=code, rate=5e6)
+        ledger.note_upkeep("web1", "a", RunKind.RESTORE_TEST, "2026-03-04T00:00:00Z", code=code, figure=5e6)
         ended(ledger, run=replace(a_run("web1"), kind=RunKind.RESTORE_TEST))
         found = exporter.scrape()
         assert found["holdfast_upkeep_failed"] == failed

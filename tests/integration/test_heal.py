@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import pytest
 
 from shared.repository.heal import heal
 from shared.storage.api import MissingObject, VersionedStore
-from tests.support.command import open_shop
 from tests.support.stores import make_bucket, open_bucket
 from tests.support.tools import MinioServer
 
@@ -57,6 +55,14 @@ def test_what_was_deleted_stays_so(store: VersionedStore) -> None:
         store.get(key)
 
 
+def test_a_dry_run_puts_nothing(store: VersionedStore) -> None:
+    """It says what would come back."""
+    key = named("data/aa", b"one")
+    for content in (b"one", b"x"):
+        store.put(key, content)
+    assert (heal(store, dry_run=True).healed, store.get(key)) == ([key], b"x")
+
+
 def test_what_has_no_whole_version_is_lost_and_nothing_is_put(store: VersionedStore) -> None:
     """Nothing is made up."""
     key = named("data/aa", b"one")
@@ -74,9 +80,3 @@ def test_more_versions_than_a_page_holds(store: VersionedStore) -> None:
         store.put(key, b"%d" % number)
     assert heal(store).healed == [key]
     assert store.get(key) == b"one"
-
-
-def test_a_site_without_versions(tmp_path: Path) -> None:
-    """A directory: said before anything is read."""
-    said = open_shop(tmp_path).run("verify", "data", "--heal", code=2)
-    assert "keeps no versions, so there is nothing to heal from" in said

@@ -171,11 +171,11 @@ def test_what_a_verification_found_is_kept(kept: Scene) -> None:
     ledger.note_upkeep("web1", "a", RunKind.VERIFY, "2026-03-04T00:00:00Z")
     ledger.note_upkeep("web1", "a", RunKind.VERIFY, "2026-03-05T00:00:00Z", code=24)
     ledger.note_upkeep("web1", "a", RunKind.VERIFY, "2026-03-03T00:00:00Z")  # late, of an older slot
-    ledger.note_upkeep("web1", "a", RunKind.RESTORE_TEST, "2026-03-04T00:00:00Z", rate=12.3e6)
+    ledger.note_upkeep("web1", "a", RunKind.RESTORE_TEST, "2026-03-04T00:00:00Z", figure=12.3e6)
     (view,) = overview(ledger, [""], [("", "web1", "a")], ticks="scheduler").sources
     assert view.verified is not None
     assert view.tested is not None
-    assert (view.verified.code, view.verified.good > 0, view.tested.rate) == (24, True, 12_300_000.0)
+    assert (view.verified.code, view.verified.good > 0, view.tested.figure) == (24, True, 12_300_000.0)
 
 
 def test_where_much_waits_no_more_is_opened(kept: Scene) -> None:

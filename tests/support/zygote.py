@@ -128,7 +128,21 @@ def _replicate(arguments: dict[str, Any], on_event: Callable[[dict[str, Any]], N
     return run_replicate(ReplicateSpec.from_json(arguments), on_event).to_json()
 
 
-JOBS = {"backup": _backup, "create": _create, "forget": _forget, "prune": _prune, "replicate": _replicate}
+def _heal(arguments: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    from workers.healing.run import run_healing
+    from workers.maintenance.spec import VerifySpec
+
+    return run_healing(VerifySpec.from_json(arguments), on_event).to_json()
+
+
+JOBS = {
+    "backup": _backup,
+    "create": _create,
+    "forget": _forget,
+    "heal": _heal,
+    "prune": _prune,
+    "replicate": _replicate,
+}
 
 
 def wrap_stores(trap: Trap) -> None:
@@ -206,6 +220,7 @@ def main() -> None:
     """Serve jobs until stdin ends."""
     for module in (
         "workers.backup.run",
+        "workers.healing.run",
         "workers.maintenance.forget",
         "workers.maintenance.prune",
         "workers.replication.run",

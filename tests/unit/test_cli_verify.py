@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cli.commands.verify import describe
-from workers.maintenance.spec import Problem, VerifyReport
+from workers.maintenance.spec import Healing, Problem, VerifyReport
 
 
 def test_a_note_does_not_change_the_verdict() -> None:
@@ -24,3 +24,30 @@ def test_a_warning_is_told_from_damage() -> None:
         "error: pack ab: it is missing",
         "DAMAGED: 1 error; 0 snapshots can't be restored whole",
     )
+
+
+def test_what_was_healed_is_said_first() -> None:
+    """Each object, the first twenty; what was not, and why; and a sum by where it came from."""
+    healing = Healing(found=30, blobs_healed=2)
+    for number in range(25):
+        healing.heal(f"data/aa/{number}", "ams", 1024)
+    healing.lose("data/bb/1", "ams has it damaged")
+    lines = describe(VerifyReport(repository="web1", site="fra", healing=healing).to_json())
+    assert lines[0] == "healed: data/aa/0"
+    assert lines[20:23] == [
+        "and 5 more",
+        "not healed: data/bb/1: ams has it damaged",
+        "healed: 25 objects (25 by ams, 2 blobs in new packs); 26 KB",
+    ]
+    assert lines[-1] == "whole: no errors were found"
+
+
+def test_what_is_healed_at_last_is_lost_no_more() -> None:
+    """Each round says anew what it could not heal."""
+    healing = Healing(dry_run=True)
+    for why in ("ams does not answer", "ams has none"):
+        healing.lose("config", why)
+    assert healing.lost == ["config: ams has none"]
+    healing.heal("config", "ams")
+    assert healing.lost == []
+    assert describe(VerifyReport(healing=healing).to_json())[0] == "could be healed: config"

@@ -274,6 +274,7 @@ def test_more_than_twenty_problems_are_cut(tmp_path: Path) -> None:
             "policies: {p: {full: 1d}, q: {full: 1d}}\nsources: {a: {paths: /a}}\n",
             "policies.q: selects source a as specifically as policy p does, by 0 terms each",
         ),
+        ("policies: {p: {full: 1d, heal: true}}\n", "p.heal: needs verify, which says how often"),
         ("policies: {p: {full: 15m, jitter: 20m}}\n", "p.jitter: is longer than the 900 s between two slots of full"),
         (
             "policies: {p: {full: 1d, incremental: '*/5 8-9 * * *', jitter: 6m}}\n",

@@ -11,6 +11,7 @@ from shared.config.fleet import Fleet
 from shared.config.limits import Limits
 from shared.config.models import Policy
 from shared.config.problems import ConfigInvalid
+from shared.errors import ConfigError
 from shared.ledger.model import ATTEMPTS, RunKind, RunRequest
 from workers import specs
 from workers.limits import EngineLimits
@@ -169,3 +170,25 @@ def test_what_was_seen_counts_as_long_as_an_observer_may_be_late(tmp_path: Path)
     """Three intervals and a time-out."""
     assert load(tmp_path, SITES).health.expires == 35.0
     assert load(tmp_path, f"{SITES}health: {{interval: 1m, timeout: 10s}}\n").health.expires == 190.0
+
+
+def test_a_healing_asks_the_other_sites_in_the_order_in_which_they_are_likely_to_help(tmp_path: Path) -> None:
+    """The primary, those of the policy, the rest; no witness; one that can't be opened here is told; or one alone."""
+    fleet = load(
+        tmp_path,
+        "sites:\n  a: {url: /srv/a}\n  b: {url: /srv/b}\n  c: {url: /srv/c}\n  w: {url: /srv/w, witness: true}\n"
+        "  s: {url: 's3:https://host/bucket', credentials: {env: NO_SUCH}}\n"
+        "policies: {all: {primary: b, copies: {sites: [c]}, full: 1d}}\nsources: {web1: {paths: /srv/web}}\n",
+    )
+
+    def asked(**options: Any) -> tuple[list[str], list[str]]:
+        spec = specs.verify_spec(fleet, "web1", {"heal": True, **options})
+        return [site.id for site in spec.others], spec.left_out
+
+    assert asked(site="a") == (["b", "c"], ["s"])
+    assert asked() == (["c", "a"], ["s"])
+    assert asked(origin="a") == (["a"], [])
+    for origin in ("b", "w"):
+        with pytest.raises(ConfigError, match=f"site b can't be healed from site {origin}"):
+            asked(origin=origin)
+    assert specs.verify_spec(fleet, "web1", {}).others == []

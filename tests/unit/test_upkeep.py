@@ -133,3 +133,12 @@ def test_shares_of_days_that_were_missed_are_read_the_next_time() -> None:
 def test_without_a_time_for_data_none_is_read() -> None:
     """The structure alone."""
     assert [run.options for run in verifications(0, [0, 1])] == [{}, {}]
+
+
+def test_a_verification_is_told_to_heal_where_its_policy_says_so() -> None:
+    """With its shares, and without any."""
+    for within in (0.0, 30 * 86400.0):
+        wanted = upkeep(RunKind.VERIFY, "web", 86400, within=within, heals=True)
+        (task,) = upkeep_due([wanted], "", wanted.slot(START.timestamp()))
+        assert (task.options["heal"], "share" in task.options) == (True, within > 0)
+    assert "heal" not in verifications(30, [0])[0].options

@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from shared.repository.absent import DOOMED
+from shared.repository.committed import COMMITS, FORGOTTEN
+from shared.repository.holds import HOLDS
+from shared.repository.keyring import read_keys
 from shared.repository.locks import LockInfo, read_locks
 from shared.repository.repository import Repository
 from shared.storage.api import Denied, ObjectInfo, ObjectStore, Permanent, StoreFull
@@ -54,6 +57,22 @@ def list_again(
 def doomed(store: ObjectStore, look_after: Callable[[], None]) -> set[bytes]:
     """The packs that a prune has noted, to be deleted later: no index lists them, and that is as it should be."""
     return {bytes.fromhex(name) for name, _ in named(store, DOOMED, look_after)}
+
+
+def damaged_keys(store: ObjectStore) -> Iterator[tuple[bool, str, str]]:
+    """What is wrong with key files: whether it is an error, the key, what. Those that are being removed are none."""
+    for one in read_keys(store):
+        if one.problem:
+            going = "; it is being removed, and `holdfast keys SOURCE remove` ends that" if one.going else ""
+            yield not one.going, f"key {one.id}", f"{one.problem}{going}"
+
+
+def notes(store: ObjectStore, look_after: Callable[[], None]) -> Iterator[str]:
+    """The keys of what is sealed below holdfast/."""
+    for prefix in (COMMITS, HOLDS, FORGOTTEN, DOOMED):
+        for info in store.list(prefix):
+            look_after()
+            yield info.key
 
 
 def faults(indexed: Mapping[bytes, int], listed: Mapping[bytes, int]) -> Iterator[tuple[bytes, str]]:

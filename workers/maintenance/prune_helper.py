@@ -100,7 +100,7 @@ class _Helper:
             key=lambda blob: blob.offset,
         )
         try:
-            for run in _runs(blobs):
+            for run in runs(blobs):
                 start = run[0].offset
                 size = run[-1].offset + run[-1].length - start
                 stored = memoryview(self._store.get_range(pack_key(pack), start, size))
@@ -131,7 +131,7 @@ class _Helper:
         return (self._uploader.finished(),)
 
 
-def _runs(blobs: list[Blob]) -> Iterator[list[Blob]]:
+def runs(blobs: list[Blob]) -> Iterator[list[Blob]]:
     """What is read with one request: near each other, and not too much."""
     run: list[Blob] = []
     for blob in blobs:

@@ -17,7 +17,7 @@ _KEPT_PATHS = 20
 
 @dataclass(slots=True)
 class VerifySpec:
-    """One verification of one repository at one site. Nothing is written there but a shared lock."""
+    """One verification of one repository at one site. Unless it heals, only a shared lock is written there."""
 
     site: SiteSpec
     repository: str
@@ -30,6 +30,12 @@ class VerifySpec:
     helpers: int = 0  # 0: one per core
     limits: EngineLimits = field(default_factory=EngineLimits)
     cache_dir: str = ""
+    heal: bool = False  # bring back what is damaged, see workers.healing
+    dry_run: bool = False  # only say what could be healed
+    others: list[SiteSpec] = field(default_factory=list)  # other sites of the repository, the first to be asked first
+    left_out: list[str] = field(default_factory=list)  # other sites that this machine can't open
+    pack_size: int = 16 << 20  # of packs that healing writes
+    patience: float = 120.0  # seconds for which healing waits for an exclusive lock
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
@@ -38,7 +44,8 @@ class VerifySpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> VerifySpec:
         """Read what `to_json` gave. Raises TypeError or KeyError for what is not a spec."""
-        return cls(**{**data, "site": SiteSpec(**data["site"]), "limits": EngineLimits(**data["limits"])})
+        sites = {"site": SiteSpec(**data["site"]), "others": [SiteSpec(**one) for one in data["others"]]}
+        return cls(**{**data, **sites, "limits": EngineLimits(**data["limits"])})
 
     def reads(self, pack: bytes) -> bool:
         """Whether this pack is among those that are read whole: by its id, so that everybody picks alike."""
@@ -57,6 +64,40 @@ class Problem:
     message: str
     paths: list[str] = field(default_factory=list)
     affected: int = 0  # how many paths suffer, counted in every snapshot
+
+
+@dataclass(slots=True)
+class Healing:
+    """What came of healing. Objects are named by their keys below the repository."""
+
+    dry_run: bool = False  # nothing was written: what could be healed
+    found: int = 0  # errors at the first look
+    healed_objects: int = 0  # are whole again, or were replaced
+    healed: list[str] = field(default_factory=list)  # the first two hundred
+    healed_from: dict[str, int] = field(default_factory=dict)  # how many by means of what: a site, "older version", ...
+    blobs_healed: int = 0  # put into new packs, as their own were lost
+    index_files_written: int = 0
+    bytes_healed: int = 0  # put for all this, but for index files
+    lost: list[str] = field(default_factory=list)  # "<key>: why" of what could not be healed; the first two hundred
+    looked_at: int = 0  # objects whose versions were looked at
+
+    def heal(self, key: str, by: str, size: int = 0) -> None:
+        """Count an object that is whole again."""
+        self.healed_objects += 1
+        self.healed_from[by] = self.healed_from.get(by, 0) + 1
+        self.bytes_healed += size
+        self._forget(key)
+        if len(self.healed) < _KEPT_PROBLEMS:
+            self.healed.append(key)
+
+    def lose(self, key: str, why: str) -> None:
+        """Note an object that could not be healed, as it stands now."""
+        self._forget(key)
+        if len(self.lost) < _KEPT_PROBLEMS:
+            self.lost.append(f"{key}: {why}")
+
+    def _forget(self, key: str) -> None:
+        self.lost = [one for one in self.lost if not one.startswith(f"{key}: ")]
 
 
 @dataclass(slots=True)
@@ -79,6 +120,7 @@ class VerifyReport:
     affected_snapshots: list[str] = field(default_factory=list)  # ids of those that can't be restored whole
     notes: list[str] = field(default_factory=list)
     duration: float = 0.0
+    healing: Healing | None = None
 
     @property
     def exit_code(self) -> int:
@@ -111,4 +153,6 @@ class VerifyReport:
     def to_json(self) -> dict[str, Any]:
         """Plain data for the pipe."""
         self.problems.sort(key=lambda problem: problem.severity != "error")
-        return {**asdict(self), "exit_code": self.exit_code}
+        said = asdict(self)
+        healing = said.pop("healing") or {}
+        return {**said, **healing, "exit_code": self.exit_code}

@@ -3,6 +3,7 @@
     snapshots -> listing of packs -> locks -> index files -> headers, or whole packs -> every distinct tree once,
     knowing by then which packs and blobs are lost -> hard links per snapshot -> who suffers
 
+Key files are hashed, too; what is sealed below holdfast/ and does not open is told, as it does no harm.
 Backups may go on meanwhile: that order keeps them from passing for damage, see inventory.
 Nothing is written to the repository but a shared lock. Each problem names its object, and the snapshots and
 paths that can't be restored whole for it. Stricter than `restic check`, see treecheck.
@@ -14,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from shared.errors import Interrupted
@@ -29,6 +31,7 @@ from workers.crew import Crew, Task
 from workers.helpers import HelperPool
 from workers.limits import obey
 from workers.maintenance import inventory, verify_helper
+from workers.maintenance.findings import Findings
 from workers.maintenance.graph import TreeGraph
 from workers.maintenance.spec import Problem, VerifyReport, VerifySpec
 from workers.restore.places import join, shown
@@ -55,11 +58,7 @@ def run_verify(spec: VerifySpec, on_event: OnEvent) -> VerifyReport:
     pool = HelperPool(count, verify_helper.main)
     try:
         with tempfile.TemporaryDirectory(prefix="holdfast-") as temporary:
-            verify = _Verify(spec, on_event, pool, temporary)
-            try:
-                report = verify.run()
-            finally:
-                verify.close()
+            report = Verify(spec, on_event, pool, temporary).run()
     except KeyboardInterrupt:
         raise Interrupted("the verification was interrupted", hint="Nothing was changed; run it again") from None
     finally:
@@ -69,9 +68,25 @@ def run_verify(spec: VerifySpec, on_event: OnEvent) -> VerifyReport:
     return report
 
 
-class _Verify:
-    def __init__(self, spec: VerifySpec, on_event: OnEvent, pool: HelperPool, temporary: str) -> None:
+class Verify:
+    """One look at a repository, by the helpers of `pool`. After `run`, `found` says what might be healed.
+
+    `again`: a look by the same helpers came before, and these packs are to be read whole; `absent`: packs whose blobs
+    count as lost, whatever the index says. `temporary` is a directory of this look's own.
+    """
+
+    def __init__(
+        self,
+        spec: VerifySpec,
+        on_event: OnEvent,
+        pool: HelperPool,
+        temporary: str,
+        *,
+        again: AbstractSet[bytes] | None = None,
+        absent: AbstractSet[bytes] = frozenset(),
+    ) -> None:
         self.report = VerifyReport(repository=spec.repository, site=spec.site.id)
+        self.found = Findings()
         self._spec = spec
         self._on_event = on_event
         self._crew = Crew(pool, self._tick)
@@ -83,38 +98,48 @@ class _Verify:
         self._roots: list[tuple[str, bytes]] = []  # snapshot id, tree
         self._indexed: dict[bytes, tuple[int, set[bytes], list[str]]] = {}  # pack -> size, digests, index files
         self._bad_index: list[str] = []
+        self._again = again
+        self._absent = absent
         self._bad_packs: set[bytes] = set()
         self._lost: list[tuple[bytes, bytes]] = []  # (pack, blob) that do not verify
         self._graph = TreeGraph()
         self._tree_problems: dict[bytes, list[tuple[bytes, Problem]]] = {}  # tree -> (node's name, problem)
 
-    def close(self) -> None:
-        """Give up the lock."""
-        if self._lock is not None:
-            self._lock.release()
-
     def run(self) -> VerifyReport:
+        """Look. Raises what `run_verify` raises."""
+        try:
+            return self._run()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _run(self) -> VerifyReport:
         repo, spec = self._repo, self._spec
         self._take_lock()
         self._read_snapshots()
-        setup = ("setup", repo.key.to_bytes(), spec.to_json()["site"], spec.repository, repo.restic_id)
-        self._crew.broadcast(setup)
+        if self._again is None:
+            setup = ("setup", repo.key.to_bytes(), spec.to_json()["site"], spec.repository, repo.restic_id)
+            self._crew.broadcast(setup)
+        self._tell(inventory.damaged_keys(repo.store))
         listed = self._list_packs()
         others = inventory.writers(repo)
         self._read_index()
         if self._lock is not None:
             self._lock.confirm()
         self._read_packs(self._compare(listed, others))
+        if spec.headers:
+            self._read_notes()
         # An index that was read with gaps must not be taken up by a backup later.
         cache_dir = self._temporary if self._bad_index else spec.cache_dir or self._temporary
         index = verify_helper.open_sound_index(
             repo, spec.site, spec.repository, cache_dir, frozenset(self._bad_index), self._look_after
         )
-        self._crew.broadcast(("ready", cache_dir, self._bad_index, sorted(self._bad_packs), self._lost))
+        bad_packs = self._bad_packs | self._absent
+        self._crew.broadcast(("ready", cache_dir, self._bad_index, sorted(bad_packs), self._lost))
         self._read_trees()
 
         def load(tree: bytes) -> list[Node]:
-            (place,) = index.lookup(BlobType.TREE, [tree], self._bad_packs)
+            (place,) = index.lookup(BlobType.TREE, [tree], bad_packs)
             if place is None:
                 return []
             try:
@@ -138,15 +163,28 @@ class _Verify:
             return
         lock = self._repo.lock(holder=f"{os.uname().nodename}/holdfast/verify-{os.getpid()}")
         try:
-            lock.begin()
+            self._begin(lock)
         except (Denied, Permanent, StoreFull) as error:
             self.report.notes.append(f"no lock, as the site can't be written to: {error}")
         else:
             self._lock = lock
 
+    def _begin(self, lock: RepositoryLock) -> None:
+        """Who looks again does not give up what was healed for a lock that is in the way."""
+        give_up = time.monotonic() + (0.0 if self._again is None else self._spec.patience)
+        while True:
+            try:
+                return lock.begin()
+            except Locked:
+                if time.monotonic() >= give_up:
+                    raise
+                time.sleep(1.0)
+
     def _problem(self, thing: str, message: str, *, error: bool = True) -> Problem:
         problem = Problem("error" if error else "warning", thing, message)
         self.report.add(problem)
+        if error:
+            self.found.add(thing)
         return problem
 
     def _tell(self, told: Iterable[tuple[bool, str, str]]) -> None:
@@ -223,7 +261,8 @@ class _Verify:
 
     def _read_packs(self, listed: dict[bytes, int]) -> None:
         spec = self._spec
-        whole = sorted(pack for pack in listed if spec.reads(pack))
+        again = self._again
+        whole = sorted(pack for pack in listed if (spec.reads(pack) if again is None else pack in again))
         rest = sorted(listed.keys() - set(whole)) if spec.headers else []
         self._phase, self._done, self._total = "packs", 0, len(whole) + len(rest)
         self.report.headers = len(whole) + len(rest)
@@ -246,6 +285,11 @@ class _Verify:
         source = tasks()
         self._crew.run(lambda: next(source, None), handle)
 
+    def _read_notes(self) -> None:
+        names = sorted(inventory.notes(self._repo.store, self._look_after))
+        tasks = (("notes", names[at : at + _PACK_BATCH]) for at in range(0, len(names), _PACK_BATCH))
+        self._crew.run(lambda: next(tasks, None), lambda answer: self._tell(answer[1]))
+
     def _read_trees(self) -> None:
         pending = [tree for _, tree in self._roots if self._graph.meet(tree)]
         self._phase, self._done, self._total = "trees", 0, len(pending)
@@ -259,8 +303,10 @@ class _Verify:
             return "trees", batch
 
         def handle(answer: Any) -> None:
-            _, trees, files = answer
+            _, trees, files, missing, faulty = answer
             self.report.files += files
+            self.found.missing.update(missing)
+            self.found.packs.update(faulty)
             self._done += len(trees)
             for tree, children, links, problems in trees:
                 pending.extend(child for _, child in children if self._graph.meet(child))

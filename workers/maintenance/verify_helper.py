@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from shared.repository.committed import FORGOTTEN
 from shared.repository.crypto import MasterKey, Sealer
 from shared.repository.errors import Damaged
 from shared.repository.index import decode_index
@@ -128,14 +129,35 @@ class _Helper:
         for pack, blob in bad_blobs:
             lost[blob].add(pack)
         self._bad_blobs = {blob: frozenset(packs) for blob, packs in lost.items()}
+        if self._index is not None:
+            self._index.close()
         self._index = open_sound_index(self._repo, self._site, self._repository, cache_dir, frozenset(bad_index))
         return ()
 
+    def notes(self, keys: list[str]) -> tuple[list[Told]]:
+        """Open what is sealed below holdfast/. Answers problems."""
+        told: list[Told] = []
+        for key in keys:
+            try:
+                stored = self._repo.store.get(key)
+                if not (key.startswith(FORGOTTEN) and stored.startswith(b"{")):  # a key file's is plain JSON
+                    self._repo.open_small(stored)
+            except MissingObject:
+                continue  # its time was over
+            except Damaged as error:
+                told.append((False, key, f"it can't be opened: {error.args[0]}"))
+        return (told,)
+
     def trees(self, ids: list[bytes]) -> Any:
-        """Look at trees. Answers (tree, children, hard links, problems of its nodes), and the number of files."""
+        """Look at trees. Answers (tree, children, hard links, problems of its nodes), and the number of files.
+
+        Then the blobs that are needed and can be had nowhere here (type, id), and packs that were found damaged.
+        """
         answers: list[Any] = []
         files = 0
-        loaded = self._load(ids)
+        faulty: set[bytes] = set()
+        loaded = self._load(ids, faulty)
+        missing = [(int(BlobType.TREE), tree) for tree in ids if isinstance(loaded[tree], str)]
         checked = {}
         for tree in ids:
             raw = loaded[tree]
@@ -153,9 +175,10 @@ class _Helper:
                 files += 1
                 facts.problems += [(True, name, text) for text in _check_file(size, content, places)]
             answers.append((tree, facts.children, facts.links, facts.problems))
-        return answers, files
+        missing += [(int(BlobType.DATA), blob) for blob, place in places.items() if place is None]
+        return answers, files, missing, list(faulty)
 
-    def _load(self, ids: list[bytes]) -> dict[bytes, bytes | str]:
+    def _load(self, ids: list[bytes], faulty: set[bytes]) -> dict[bytes, bytes | str]:
         found: dict[bytes, bytes | str] = {}
         packs: defaultdict[bytes, list[Span]] = defaultdict(list)
         for tree, location in zip(ids, self._locate(BlobType.TREE, ids), strict=True):
@@ -166,8 +189,11 @@ class _Helper:
         for pack, spans in packs.items():
             try:
                 for span, content in self._reader.trees(pack, spans):
+                    if isinstance(content, Damaged):
+                        faulty.add(pack)
                     found[span.id] = content.args[0] if isinstance(content, Damaged) else content
             except Permanent as error:
+                faulty.add(pack)
                 found.update({span.id: str(error) for span in spans if span.id not in found})
         return found
 

@@ -169,6 +169,11 @@ class IndexCache:
             except MissingObject:
                 continue  # pruned meanwhile, so it lists nothing any more
 
+    def listing(self, packs: Collection[bytes]) -> frozenset[str]:
+        """The hexadecimal ids of the index files that list any of these packs."""
+        wanted = frozenset(packs)
+        return frozenset(index.hex() for index in self._trusted(lambda: self._listing(wanted)))
+
     def _listing(self, packs: AbstractSet[bytes]) -> set[bytes]:
         return {
             segment.sources[source].index_id
