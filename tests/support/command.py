@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import forked
 from tests.support.ledgers import until
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ class Shop:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command."""
-        return subprocess.Popen(
+        return forked.Popen(
             [sys.executable, "-m", "cli.main", *arguments],
             cwd=self.conf,
             env=environment(),

