@@ -67,7 +67,7 @@ class Scene:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, PAUSE: self.pause},
+                env={**os.environ, PAUSE: self.pause, forked.SERVER: forked.address()},
             )
         self._processes.append(process)
         return process

@@ -29,11 +29,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any, AnyStr
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 SERVER = "HOLDFAST_TEST_FORKS"  # the address of a server that is there already, for who is started in turn
+ASKED_BY = "HOLDFAST_TEST_ASKED_BY"  # an engine's supervisor, which is no longer its parent
 PACKAGES = ("cli", "scheduler", "shared", "workers")
 _MORE = (  # what those import when they need it
     *("celery.apps.beat", "celery.apps.worker", "celery.concurrency.prefork", "celery.fixups.django"),
@@ -131,11 +134,12 @@ class _Server:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.at_start = _at_start({**os.environ, "PYTHONPATH": ROOT})
 
     def ask(self, job: dict[str, Any], streams: list[int] | None = None) -> int:
         """The process id, or the status of one that has ended."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.connect(self.address)
+            connection.connect(f"\0{self.address}")  # an abstract one: no file is left
             socket.send_fds(connection, [json.dumps(job).encode()], streams or [])
             answer = connection.recv(_MESSAGE)
         assert answer, f"nothing was forked for {job}"
@@ -148,9 +152,9 @@ def _server(_process: int) -> _Server:
     address = os.environ.get(SERVER, "")
     if address:
         return _Server(address)
-    address = f"\0holdfast-{os.getpid()}-{os.urandom(8).hex()}"  # an abstract one: no file is left
+    address = f"holdfast-{os.getpid()}-{os.urandom(8).hex()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(address)
+        listener.bind(f"\0{address}")
         listener.listen(128)
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.forked", str(listener.fileno()), "-" * _PADDING],
@@ -178,9 +182,6 @@ _PLAIN = {
     "umask": -1,
     "process_group": -1,
 }
-_EARLIER = {
-    name: value for name, value in os.environ.items() if name.startswith(_FROM_THE_START) and name != "PYTHONPATH"
-}
 
 
 def _server_for(asked: dict[str, Any]) -> _Server | None:
@@ -193,10 +194,23 @@ def _server_for(asked: dict[str, Any]) -> _Server | None:
     if any(asked[name] != value for name, value in _PLAIN.items()):
         return None
     environment = os.environ if asked["env"] is None else asked["env"]
-    wanted = {name: value for name, value in environment.items() if name.startswith(_FROM_THE_START)}
-    if wanted.pop("PYTHONPATH", ROOT) != ROOT or wanted != _EARLIER:
-        return None
-    return _server(os.getpid())
+    server = _server(os.getpid())
+    return server if _at_start(environment) == server.at_start else None
+
+
+def _at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    found = {name: value for name, value in environment.items() if name.startswith(_FROM_THE_START)}
+    return {"PYTHONPATH": ROOT, **found}
+
+
+def fork_engines() -> None:
+    """From here on a worker's engines are forked, too: with `SERVER` in its environment, and `ASKED_BY` in theirs."""
+    from workers import engine_process
+
+    def start(command: list[str], **options: Any) -> Popen[bytes]:
+        return Popen(command, env={**os.environ, ASKED_BY: str(os.getpid())}, **options)
+
+    engine_process.subprocess = SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
 
 
 def address() -> str:

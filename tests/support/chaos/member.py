@@ -7,14 +7,9 @@ ones, and this module is not used.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from types import SimpleNamespace
-from typing import Any
 
 from tests.support import forked
-from tests.support.chaos.processes import PARENT
 
 
 def main() -> int:
@@ -29,10 +24,9 @@ def main() -> int:
     for name in ("RING_AGAIN", "RING_AGAIN_AT_MOST", "RETRY_FIRST", "RETRY_AT_MOST"):
         setattr(calls, name, getattr(calls, name) / float(pace))
     if what == "workers":
-        from workers import engine_process
         from workers.__main__ import main as run
 
-        engine_process.subprocess = SimpleNamespace(Popen=_fork, PIPE=subprocess.PIPE)
+        forked.fork_engines()
     else:
         from scheduler import evidence, reaper
         from scheduler.__main__ import main as run
@@ -40,11 +34,6 @@ def main() -> int:
         evidence._AGAIN /= float(pace)
         reaper.AGAIN /= float(pace)
     return run(arguments)
-
-
-def _fork(command: list[str], **options: Any) -> forked.Popen[bytes]:
-    """An engine, which knows who has asked for it."""
-    return forked.Popen(command, env={**os.environ, PARENT: str(os.getpid())}, **options)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from tests.support import forked
 from tests.support.command import ROOT, environment
 
-MARK, MEMBER, PARENT = "CHAOS_RUN", "CHAOS_MEMBER", "CHAOS_PARENT"  # the last: of an engine that was forked
+MARK, MEMBER = "CHAOS_RUN", "CHAOS_MEMBER"
 _RESTART = 1.5  # seconds
 _ENGINES = ("workers.backup", "workers.restore", "workers.maintenance")
 
@@ -65,7 +65,7 @@ def marked(mark: str) -> list[Process]:
             if state not in "ZX" and command:
                 pid, member = int(os.path.basename(folder)), variables.get(MEMBER.encode(), b"").decode()
                 if pid == int(session):
-                    parent = variables.get(PARENT.encode(), parent)
+                    parent = variables.get(forked.ASKED_BY.encode(), parent)
                 found.append(Process(pid, int(parent), int(session), member, command))
     return sorted(found, key=lambda process: process.pid)
 
