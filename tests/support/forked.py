@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, AnyStr
@@ -55,6 +55,11 @@ class Popen(subprocess.Popen[AnyStr]):
 
     _forks: _Server | None = None
 
+    def __init__(self, command: Sequence[str], *, changed: Mapping[str, object] | None = None, **options: Any) -> None:
+        """`changed`: module attributes that differ in what is forked, as "package.module:NAME"."""
+        self._changed = changed or {}
+        super().__init__(command, **options)
+
     def _execute_child(self, *given: Any, **named: Any) -> None:
         asked = _SIGNATURE.bind(self, *given, **named).arguments
         server = _server_for(asked)
@@ -68,6 +73,7 @@ class Popen(subprocess.Popen[AnyStr]):
             "directory": os.path.abspath(asked["cwd"] or os.getcwd()),
             "session": asked["start_new_session"],
             "owner": os.getpid(),
+            "changed": self._changed,
         }
         streams = [
             own if asked[name] == -1 else asked[name] for own, name in enumerate(("p2cread", "c2pwrite", "errwrite"))
@@ -203,12 +209,12 @@ def _at_start(environment: Mapping[str, str]) -> dict[str, str]:
     return {"PYTHONPATH": ROOT, **found}
 
 
-def fork_engines() -> None:
+def fork_engines(**changed: object) -> None:
     """From here on a worker's engines are forked, too: with `SERVER` in its environment, and `ASKED_BY` in theirs."""
     from workers import engine_process
 
     def start(command: list[str], **options: Any) -> Popen[bytes]:
-        return Popen(command, env={**os.environ, ASKED_BY: str(os.getpid())}, **options)
+        return Popen(command, env={**os.environ, ASKED_BY: str(os.getpid())}, changed=changed, **options)
 
     engine_process.subprocess = SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
 
@@ -304,6 +310,10 @@ def main() -> None:
         return
     if not hasattr(sys.modules.get(job["module"]), "__path__"):
         sys.modules.pop(job["module"], None)  # as at a start, nobody has imported it before
+    for name, value in job["changed"].items():
+        module, _, attribute = name.partition(":")
+        assert hasattr(sys.modules[module], attribute), name
+        setattr(sys.modules[module], attribute, value)
     sys.argv = ["-m", *job["arguments"]]
     runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
 

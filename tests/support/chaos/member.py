@@ -1,14 +1,15 @@
 """A worker or a scheduler whose leases and pauses are shorter: `python -m tests.support.chaos.member PACE workers ...`.
 
 At pace 5 a lease lasts 3 s instead of 15, and so in proportion: two minutes then hold what ten would. Its engines are
-forked rather than started, since they are hundreds: see `tests.support.forked`. At pace 1 the processes are the real
-ones, and this module is not used.
+forked rather than started, since they are hundreds: see `tests.support.forked`; and the recovery key of a repository
+is as cheap as that of machines. At pace 1 the processes are the real ones, and this module is not used.
 """
 
 from __future__ import annotations
 
 import sys
 
+from shared.repository.keys import MACHINE_N
 from tests.support import forked
 
 
@@ -26,7 +27,7 @@ def main() -> int:
     if what == "workers":
         from workers.__main__ import main as run
 
-        forked.fork_engines()
+        forked.fork_engines(**{"shared.repository.keys:RECOVERY_N": MACHINE_N})
     else:
         from scheduler import evidence, reaper
         from scheduler.__main__ import main as run
