@@ -22,7 +22,7 @@ from shared.repository.snapshot import Snapshot
 from shared.repository.tree import decode_tree
 from shared.storage.directory import DirectoryStore
 from tests.support.killing_store import Trap
-from tests.support.tools import restic
+from tests.support.tools import key_hint, restic
 from workers.backup.spec import BackupSpec, Selection, SiteSpec
 
 SECRET = bytes(range(32))
@@ -199,7 +199,13 @@ def run_restic(
     """What stock restic prints on a repository, stderr too; it must end with that exit code."""
     done = subprocess.run(
         [restic(version), "-r", repository, "--no-cache", *arguments],
-        env={"PATH": os.environ["PATH"], "RESTIC_PASSWORD": password, "HOME": "/nonexistent", **(environment or {})},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": "/nonexistent",
+            "RESTIC_PASSWORD": password,
+            **(key_hint(repository) if password != RECOVERY else {}),
+            **(environment or {}),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
