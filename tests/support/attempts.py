@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.repository.keys import machine_password
+from shared.repository.keys import MACHINE_N, machine_password
 from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
@@ -33,7 +33,9 @@ PACK_SIZE = 64 << 10  # bytes: small, so that there are many
 HELPERS = 2
 # Two creators aside nobody else is at the lock, so nobody needs 200 ms to be seen.
 # A source is backed up in the very second in which a test wrote it: its times are trusted all the same.
+# What a recovery key costs is no one's subject here, and it is made in each of hundreds of repositories.
 QUICK = {
+    "shared.repository.keys:RECOVERY_N": MACHINE_N,
     "shared.repository.locks:WAIT": 0.02,
     "workers.backup.engine.sources:MARGIN": -(10**15),
 }
