@@ -18,6 +18,7 @@ import functools
 import gc
 import importlib
 import inspect
+import io
 import json
 import os
 import pkgutil
@@ -47,6 +48,7 @@ _MORE = (  # what those import when they need it
 _FROM_THE_START = ("PYTHON", "LC_", "LANG", "LD_", "OPENSSL_", "GLIBC_", "MALLOC_")  # what counts before any code runs
 _PADDING = 1 << 15  # bytes, for the arguments that /proc shows, and as many for the environment
 _MESSAGE = 1 << 17  # bytes
+_STDERR = 2
 _WHERE = slice(45, 49)  # of what follows the name in /proc/PID/stat: begin and end of the arguments, of the environment
 
 
@@ -274,14 +276,18 @@ def _become(job: dict[str, Any], streams: list[int]) -> None:
     tempfile.tempdir = None
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path[0] = job["directory"]
-    for name, fd, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
-        old = getattr(sys, name)
-        errors, live = old.errors, name == "stderr" or os.isatty(fd)
-        stream = open(fd, mode, encoding=old.encoding, errors=errors, closefd=False)  # noqa: SIM115 - for good
-        if mode == "w":
-            stream.reconfigure(line_buffering=live)
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = _stream(fd, getattr(sys, name))
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+
+
+def _stream(fd: int, old: Any) -> io.TextIOWrapper:
+    """As Python opens it at its start. `old`: the server's own, by the same settings."""
+    at_once = old.write_through  # PYTHONUNBUFFERED
+    raw = open(fd, "rb" if fd == 0 else "wb", buffering=0 if at_once and fd else -1, closefd=False)  # noqa: SIM115 - for good
+    lines = not at_once and (os.isatty(fd) or fd == _STDERR)
+    return io.TextIOWrapper(raw, old.encoding, old.errors, line_buffering=lines, write_through=at_once)
 
 
 def _show(arguments: list[str], environment: dict[str, str]) -> None:
