@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -11,6 +12,9 @@ from tests.support.fixtures import minio_server, valkey_server
 
 __all__ = ["minio_server", "valkey_server"]
 
+
+# Where nothing keeps what is compiled, each of the many processes that tests start compiles Holdfast anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile("holdfast", deadline=None)  # no test is timed: the machine may be busy
 settings.load_profile("holdfast")

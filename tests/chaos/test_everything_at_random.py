@@ -10,7 +10,7 @@ import pytest
 from tests.support.chaos.plan import Fault, Scale, draw_plan
 from tests.support.chaos.play import play
 
-SECONDS, PACE, SEED = 50.0, 5.0, 4
+SECONDS, PACE, SEED, CHECKED = 50.0, 5.0, 4, 50
 
 
 def test_a_plan_is_its_seeds_and_holds_every_fault() -> None:
@@ -24,7 +24,8 @@ def test_a_plan_is_its_seeds_and_holds_every_fault() -> None:
 
 
 def test_everything_at_random(pytestconfig: pytest.Config, capfd: pytest.CaptureFixture[str]) -> None:
-    """Every run ends, truly; a slot has one snapshot; every repository is whole; nothing is left behind."""
+    """Every run ends, truly; a slot has one snapshot; repositories are whole; nothing is left behind."""
     seconds = pytestconfig.getoption("--chaos-seconds")
     seed = pytestconfig.getoption("--chaos-seed") or SEED
-    play(seed, seconds or SECONDS, 1.0 if seconds else PACE, Scale(), pytestconfig.getoption("--chaos-report"), capfd)
+    scale = Scale() if seconds else Scale(checked=CHECKED)
+    play(seed, seconds or SECONDS, 1.0 if seconds else PACE, scale, pytestconfig.getoption("--chaos-report"), capfd)

@@ -30,6 +30,7 @@ from shared.ledger.model import RunKind, RunState
 from shared.messaging.bell import ring
 from shared.messaging.client import open_and_ring
 from shared.storage.api import ObjectStore
+from tests.support import forked
 from tests.support.attempts import RECOVERY, SECRET, Bench, make_source, run_restic
 from tests.support.ledgers import own_ledger, until
 from tests.support.stores import make_bucket, open_bucket
@@ -95,7 +96,7 @@ class Lane:
     def _worker(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.support.traced_worker", "--config", self.path, "--concurrency", "1"]
         with open(os.path.join(os.path.dirname(self.path), "workers.log"), "ab") as log:
-            return subprocess.Popen(
+            return forked.Popen(
                 command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env={**os.environ, TRACE: self.trace}
             )
 

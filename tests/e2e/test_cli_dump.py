@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forked
 from tests.support.backups import run_restic, write
 from tests.support.browsing import Looker, look_into
 from tests.support.command import environment
@@ -130,9 +131,9 @@ def test_a_terminal_gets_text_alone(looker: Looker) -> None:
     got = []
     for name, *options in (("text",), ("binary",), ("text", "--archive", "tar"), ("",)):
         ours, theirs = pty.openpty()
-        done = subprocess.run(
+        done = forked.run(
             command(looker, f"web1:{source}/{name}", *options),
-            stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE, env=environment(), check=False,
+            stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE, env=environment(),
         )  # fmt: skip
         os.close(theirs)
         try:
@@ -149,7 +150,7 @@ def test_a_reader_that_has_enough_is_no_error(looker: Looker) -> None:
     write(f"{looker.shop.source}/big", os.urandom(BIG))
     looker.shop.backup()
     for what in ("/big", ""):
-        process = subprocess.Popen(
+        process = forked.Popen(
             command(looker, "-q", f"web1:{looker.shop.source}{what}"),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
         )  # fmt: skip

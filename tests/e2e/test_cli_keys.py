@@ -22,8 +22,9 @@ NEW = "a new password, quite long"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """A shop with one backup, made once."""
+    """A shop with one backup, made once, by a program whose keys are as they are."""
     shop = open_shop(tmp_path_factory.mktemp("made"))
+    shop.changed = {}
     shop.run("backup", "data", "--direct")
     return shop
 
@@ -32,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def shop(made: Shop, tmp_path: Path) -> Shop:
     """A copy of that shop; its source is read where it was made."""
     shutil.copytree(made.conf, tmp_path / "conf")
-    return Shop(tmp_path)
+    return Shop(tmp_path, changed={})
 
 
 def put(shop: Shop, text: str, name: str = "new.password") -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from cli.commands.restic import ALLOWED, REFUSED
 from cli.main import main
+from tests.support import forked
 from tests.support.command import Shop, environment, open_shop
 from tests.support.stores import write_certificates
 from tests.support.tools import MinioServer, restic
@@ -57,7 +58,7 @@ def test_its_exit_code_is_passed_on(shop: Shop) -> None:
     """Restic's own, for what it refuses; and any other."""
     said = shop.run("restic", "data", "--restic", restic("0.18"), "--", "ls", "0123abcd", code=1)
     assert "no matching ID" in said
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-m", "cli.main", "restic", "data", "--restic", "./fake", "--", "stats"],
         cwd=shop.conf,
         env={**environment(), "FAKE_CODE": "77"},
@@ -70,7 +71,7 @@ def test_its_exit_code_is_passed_on(shop: Shop) -> None:
 def test_the_password_is_in_no_argument_and_no_environment(shop: Shop) -> None:
     """It comes by a pipe; what else the environment says of other repositories and accounts does not get through."""
     foreign = {"RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY_FILE": "x", "AWS_PROFILE": "x", "HOLDFAST_NEW_PASSWORD": "x"}
-    done = subprocess.run(
+    done = forked.run(
         [
             sys.executable,
             "-m",

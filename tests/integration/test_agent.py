@@ -23,6 +23,7 @@ from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind, RunRequest, RunState, new_run_id
 from shared.messaging import client
 from shared.messaging.bell import message, ring
+from tests.support import forked
 from tests.support.fleets import SmallFleet, alive
 from tests.support.ledgers import own_ledger, until
 from tests.support.tools import ValkeyServer
@@ -55,7 +56,7 @@ class Scene:
         module = {"agent": ["fake_agent"], "worker": ["fake_worker", "--no-pools"]}[self.kind]
         command = [sys.executable, "-m", f"tests.support.{module[0]}", *module[1:], "--config", self.agent_config]
         with open(self.log, "ab") as log:
-            process = subprocess.Popen(
+            process = forked.Popen(
                 [*command, "--host", "web1"], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
         try:

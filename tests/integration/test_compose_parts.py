@@ -18,6 +18,7 @@ from minio import Minio
 from minio.error import S3Error
 from minio.versioningconfig import SUSPENDED, VersioningConfig
 
+from tests.support import forked
 from tests.support.command import environment
 from tests.support.monitoring import PROMETHEUS_DIR, promtool
 from tests.support.tools import MinioServer, ValkeyServer, valkey_server
@@ -66,7 +67,7 @@ class System:
     def holdfast(self, *arguments: str) -> dict[str, object]:
         """A command on the fleet of compose; its answer."""
         command = [sys.executable, "-m", "cli.main", "-c", str(self.base / "holdfast.yaml"), *arguments, "--json"]
-        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+        done = forked.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
         assert done.returncode in {0, 2}, done.stdout + done.stderr
         answer: dict[str, object] = json.loads(done.stdout)
         return answer

@@ -27,6 +27,7 @@ from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, RunKind, RunRequest, RunState
 from shared.ledger.roll import Roll
 from shared.observability.metrics import METRICS
+from tests.support import forked
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import a_run, own_ledger, until
 from tests.support.monitoring import ROOT, ExporterServer
@@ -518,7 +519,7 @@ def test_a_real_beat_is_seen_to_lead_and_tick(redis: tuple[Ledger, ValkeyServer]
     exporter = Scraper(small.path)
     assert exporter.scrape()["holdfast_scheduler_leader"] == {(): 0}
     command = [sys.executable, "-m", "scheduler", "beat", "--config", small.path, "--tick", "1"]
-    beat = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    beat = forked.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         found = until(
             lambda: (
@@ -585,7 +586,7 @@ def test_a_taken_address_ends_the_process_with_a_clear_line(
             [sys.executable, "-m", "scheduler.exporter", "--config", small.path, "--listen", listen],
             [sys.executable, "-m", "cli.main", "exporter", "--config", small.path, "--listen", listen],
         ):
-            second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+            second = forked.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
             assert second.returncode == 10
             assert f"can't listen on {listen}: Address already in use" in second.stderr
 

@@ -12,6 +12,7 @@ import pytest
 
 from shared.ledger.model import RunKind, RunState
 from shared.messaging.client import open_and_ring
+from tests.support import forked
 from tests.support.command import environment, open_shop
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
@@ -61,7 +62,7 @@ def test_logs_that_can_not_be_written_stop_no_run(tmp_path: Path) -> None:
         small = SmallFleet(str(tmp_path), broker=server.url)
         modules = (["tests.support.fake_worker"], ["scheduler", "worker"], ["scheduler", "beat", "--tick", "0.5"])
         processes = [
-            subprocess.Popen([sys.executable, "-m", *module, "--config", small.path], cwd=ROOT, stdout=log, stderr=log)
+            forked.Popen([sys.executable, "-m", *module, "--config", small.path], cwd=ROOT, stdout=log, stderr=log)
             for module in modules
         ]
         try:

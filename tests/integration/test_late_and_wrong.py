@@ -16,6 +16,7 @@ from shared.ledger.ledger import Ledger
 from shared.ledger.model import Run, RunKind, RunState
 from shared.messaging.bell import ring
 from shared.messaging.client import open_and_ring
+from tests.support import forked
 from tests.support.command import Shop, environment, open_shop
 from tests.support.fleets import SmallFleet, alive
 from tests.support.ledgers import own_ledger, until
@@ -44,7 +45,7 @@ class Scene:
         command = [sys.executable, "-m", "tests.support.fake_worker", "--config", self.small.path]
         log = self._stack.enter_context((Path(self.small.directory) / "log").open("ab"))
         settings = {**environment(), "HOLDFAST_TEST_LEASE": str(LEASE), **more}
-        process = subprocess.Popen(command, cwd=ROOT, env=settings, stdout=log, stderr=log, start_new_session=True)
+        process = forked.Popen(command, cwd=ROOT, env=settings, stdout=log, stderr=log, start_new_session=True)
         self._stack.callback(process.wait, 40)
         self._stack.callback(process.terminate)
         return process

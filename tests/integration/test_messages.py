@@ -24,6 +24,7 @@ from shared.messaging.bell import ring, rung
 from shared.messaging.client import open_and_ring
 from shared.messaging.gate import cleaned
 from shared.messaging.names import BACKUP, TASK_RUN, redis_list
+from tests.support import forked
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
 from workers.context import WorkerContext
@@ -65,7 +66,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         command = [sys.executable, "-m", "tests.support.fake_worker", "--config", small.path, "--concurrency", "1"]
         log = base / "worker.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+            process = forked.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
         app = make_app(server.url)
         try:
             yield Scene(small, ledger, app, process, log)

@@ -15,6 +15,7 @@ from minio import Minio
 from shared.config.fleet import Fleet
 from shared.ledger.model import RunKind, RunState
 from shared.messaging.client import find, open_and_ring
+from tests.support import forked
 from tests.support.ledgers import until
 from tests.support.monitoring import ROOT, get
 from tests.support.tools import MinioServer, ValkeyServer, free_port
@@ -30,7 +31,7 @@ PLANTED = (FLEET_SECRET, RECOVERY, BROKER, SECRET_KEY)
 def _process(log: str, *arguments: str, environment: dict[str, str]) -> Iterator[None]:
     """A process of Holdfast, with all that it says in a file."""
     with open(log, "wb") as out:
-        process = subprocess.Popen(
+        process = forked.Popen(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
             env={**os.environ, **environment},
@@ -121,9 +122,7 @@ def test_no_secret_is_logged_or_exported(tmp_path: os.PathLike[str], minio_serve
         until(lambda: "what is due can't be known" in said("scheduler"), what="the tick looks at the site")
         with open(logs["direct"], "wb") as out:
             command = [sys.executable, "-m", "cli.main", "backup", "web1", "--direct", "--config", config]
-            done = subprocess.run(
-                command, cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=out, check=False, timeout=60
-            )
+            done = forked.run(command, cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=out, timeout=60)
         assert done.returncode == 32
         pages = [get(metrics, "/metrics")[1]]
         assert 'holdfast_last_run_failed{source="web1"} 1.0' in pages[0]

@@ -23,6 +23,7 @@ from shared.ledger.ledger import Ledger
 from shared.ledger.model import Run, RunKind, RunState
 from shared.messaging.bell import ring
 from shared.messaging.client import open_and_ring
+from tests.support import forked
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
 from tests.support.proxy import FaultProxy
@@ -67,9 +68,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         environment = {**os.environ, "HOLDFAST_TEST_LEASE": str(LEASE)}
         log = base / "worker.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=out, stderr=out, env=environment, start_new_session=True
-            )
+            process = forked.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environment, start_new_session=True)
         try:
             until(lambda: "Cannot connect" in log.read_text(), what="a worker that looks for Redis")
             server.start()

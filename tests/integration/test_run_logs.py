@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from shared.messaging.app import make_app
 from shared.messaging.client import cancel, open_and_ring
 from shared.messaging.names import TASK_RUN
 from shared.observability.logs import set_up
+from tests.support import forked
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
 from tests.support.tools import ValkeyServer
@@ -39,7 +39,7 @@ def worker(small: SmallFleet) -> Iterator[str]:
     path = os.path.join(small.directory, "worker.log")
     command = [sys.executable, "-m", "tests.support.fake_worker", "--config", small.path]
     with open(path, "wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        process = forked.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     try:
         yield path
     finally:

@@ -25,6 +25,7 @@ from shared.repository.absent import DOOMED
 from shared.repository.locks import read_locks
 from shared.repository.pack import BlobType
 from shared.repository.repository import Repository
+from tests.support import forked
 from tests.support.backups import write
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
@@ -60,13 +61,13 @@ class Scene:
         """A worker of the pool, in a process group of its own."""
         command = [sys.executable, "-m", "tests.support.quick_worker", "--config", self.small.path]
         with open(os.path.join(self.small.directory, "worker.log"), "ab") as log:
-            process = subprocess.Popen(
+            process = forked.Popen(
                 [*command, "--pool", "big", "--concurrency", str(slots)],
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, PAUSE: self.pause},
+                env={**os.environ, PAUSE: self.pause, forked.SERVER: forked.address()},
             )
         self._processes.append(process)
         return process

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from shared.messaging.bell import ring
 from shared.messaging.client import follow, open_and_ring
 from shared.messaging.events import REPLICATION
 from shared.messaging.names import BACKUP, TASK_RUN
+from tests.support import forked
 from tests.support.fleets import SmallFleet, alive
 from tests.support.ledgers import own_ledger, until
 from workers.children import DRAINED
@@ -40,7 +40,7 @@ class Worker:
         self.log = os.path.join(small.directory, "worker.log")
         command = [sys.executable, "-m", "tests.support.fake_worker", "--config", small.path]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            self.process = forked.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
     def said(self) -> str:
         """What it has logged."""

@@ -15,14 +15,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.repository.keys import machine_password
+from shared.repository.keys import MACHINE_N, machine_password
 from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import Repository
 from shared.repository.snapshot import Snapshot
 from shared.repository.tree import decode_tree
 from shared.storage.directory import DirectoryStore
 from tests.support.killing_store import Trap
-from tests.support.tools import restic
+from tests.support.tools import key_hint, restic
 from workers.backup.spec import BackupSpec, Selection, SiteSpec
 
 SECRET = bytes(range(32))
@@ -33,7 +33,9 @@ PACK_SIZE = 64 << 10  # bytes: small, so that there are many
 HELPERS = 2
 # Two creators aside nobody else is at the lock, so nobody needs 200 ms to be seen.
 # A source is backed up in the very second in which a test wrote it: its times are trusted all the same.
+# What a recovery key costs is no one's subject here, and it is made in each of hundreds of repositories.
 QUICK = {
+    "shared.repository.keys:RECOVERY_N": MACHINE_N,
     "shared.repository.locks:WAIT": 0.02,
     "workers.backup.engine.sources:MARGIN": -(10**15),
 }
@@ -199,7 +201,13 @@ def run_restic(
     """What stock restic prints on a repository, stderr too; it must end with that exit code."""
     done = subprocess.run(
         [restic(version), "-r", repository, "--no-cache", *arguments],
-        env={"PATH": os.environ["PATH"], "RESTIC_PASSWORD": password, "HOME": "/nonexistent", **(environment or {})},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": "/nonexistent",
+            "RESTIC_PASSWORD": password,
+            **(key_hint(repository) if password != RECOVERY else {}),
+            **(environment or {}),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

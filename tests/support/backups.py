@@ -20,7 +20,7 @@ from shared.repository.pack import Blob, BlobType
 from shared.repository.repository import Repository
 from shared.repository.tree import Node, decode_tree
 from shared.storage import ObjectStore, open_store
-from tests.support.tools import restic
+from tests.support.tools import key_hint, restic
 from workers.backup.run import run_backup
 from workers.backup.spec import BackupResult, BackupSpec, Selection, SiteSpec, StreamSpec
 from workers.programs.program import ProgramSpec
@@ -208,7 +208,13 @@ def run_restic(version: str, repository: str, *arguments: str, ok: tuple[int, ..
     """What stock restic prints on a repository (see Shop.restic)."""
     done = subprocess.run(
         [restic(version), "-r", repository, "--no-cache", "-q" if "--json" in arguments else "-v", *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "RESTIC_PASSWORD": PASSWORD, **environment},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": "/nonexistent",
+            "RESTIC_PASSWORD": PASSWORD,
+            **key_hint(repository),
+            **environment,
+        },
         capture_output=True,
         check=False,
         timeout=120,

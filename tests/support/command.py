@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shared.repository.keys import MACHINE_N
+from tests.support import forked
 from tests.support.ledgers import until
 
 ROOT = Path(__file__).parents[2]
+# A recovery key takes 0.1 s to make, and stock restic 0.2 s to try: not in each test, but in test_repository_open.
+CHEAP = {"shared.repository.keys:RECOVERY_N": MACHINE_N}
 
 
 def environment() -> dict[str, str]:
@@ -26,6 +30,7 @@ class Shop:
     """A folder with `data` to back up, and `conf` where the configuration and the site lie."""
 
     base: Path
+    changed: dict[str, object] = field(default_factory=lambda: dict(CHEAP))  # see `forked.Popen`
 
     @property
     def data(self) -> Path:
@@ -39,7 +44,7 @@ class Shop:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command."""
-        return subprocess.Popen(
+        return forked.Popen(
             [sys.executable, "-m", "cli.main", *arguments],
             cwd=self.conf,
             env=environment(),
@@ -47,6 +52,7 @@ class Shop:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            changed=self.changed,
         )
 
     def run(self, *arguments: str, code: int = 0) -> str:

@@ -17,6 +17,7 @@ from shared.config.stores import current_credentials
 from shared.ledger.model import Run, RunKind
 from shared.messaging import client
 from shared.storage import ObjectStore, open_store
+from tests.support import forked
 from tests.support.command import ROOT, Shop, environment
 from tests.support.ledgers import until
 from tests.support.stores import make_bucket, open_bucket
@@ -109,7 +110,7 @@ class Enrolled:
     def agent(self, host: str) -> Iterator[subprocess.Popen[bytes]]:
         """The agent of a host; killed at the end if it is there still."""
         with open(self.log(host), "ab") as log:
-            process = subprocess.Popen(
+            process = forked.Popen(
                 [sys.executable, "-m", "cli.main", "-c", str(self.directory(host) / "holdfast.yaml"), "agent", "run"],
                 cwd=ROOT,
                 env=environment(),

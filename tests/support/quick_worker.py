@@ -1,4 +1,4 @@
-"""A real worker with real engines, but short leases: `python -m tests.support.quick_worker --config FILE`.
+"""A real worker with real engines, though forked, and short leases: `python -m tests.support.quick_worker --config F`.
 
 `HOLDFAST_TEST_PAUSE`, a directory with a file `<number>` there, makes the engine of that shard wait until it is gone.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind
+from tests.support import forked
 from workers import specs, supervise
 from workers.__main__ import main
 
@@ -44,6 +45,7 @@ if __name__ == "__main__":
         specs.ENGINES[kind] = "tests.support.quick_worker"
     real = specs.command_for
     specs.command_for = lambda kind: [*real(kind), "--engine"] if kind.reads_source else real(kind)
+    forked.fork_engines()
     supervise.AWAY_EVERY = LEASE / 2
     (Ledger.__init__.__kwdefaults__ or {})["lease_seconds"] = LEASE
     sys.exit(main())

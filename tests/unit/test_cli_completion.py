@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import COMMANDS, COMPLETE_VARIABLE, main
+from tests.support import forked
 from tests.support.command import ROOT, environment
 
 CONFIG = (
@@ -20,7 +21,7 @@ CONFIG = (
 
 def asked(folder: Path, *words: str) -> list[str]:
     """What bash is offered after these words, the last of which is not finished."""
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-m", "cli.main"],
         cwd=folder,
         env={

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from cli import main as frame
 from cli.app import App
 from shared.errors import ConfigError, Interrupted
+from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"celery", "redis", "kombu", "rich", "minio", "prometheus_client", "structlog", "cryptography"}
@@ -28,8 +29,9 @@ def run(
     """The command in a process of its own; `code` runs first, in the same process."""
     script = f"import sys; {code}\nfrom cli.main import main\nsys.exit(main())"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
+    command = [sys.executable, "-c", script] if code else [sys.executable, "-m", "cli.main"]
+    return forked.run(
+        [*command, *arguments],
         cwd=cwd,
         env={**clean, "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd), **(environment or {})},
         capture_output=True,

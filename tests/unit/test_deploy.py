@@ -21,6 +21,7 @@ import yaml
 
 from shared.config.fleet import Fleet
 from shared.version import VERSION
+from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -44,7 +45,7 @@ IS_COMPOSE = fastjsonschema.compile(
 def parses(arguments: list[str]) -> bool:
     """Whether the command exists, with these options: `--help` is answered only once all has been understood."""
     command = [sys.executable, "-m", "cli.main", *arguments, "--help"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60).returncode == 0
+    return forked.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode == 0
 
 
 # -- compose ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 
+from tests.support import forked
 from tests.support.chaos.grounds import HOST, POOL, Grounds
 from tests.support.chaos.plan import LEASE, WORKERS
 from tests.support.chaos.processes import Member, Process, marked
@@ -30,6 +31,7 @@ class Crew:
         self.lease = LEASE / pace
         self._grounds = grounds
         self._pace = pace
+        self._forks = {} if pace == 1 else {forked.SERVER: forked.address()}
         self._over = threading.Event()
         self._lock = threading.Lock()
         self.members: dict[str, Member] = {}
@@ -89,7 +91,7 @@ class Crew:
 
     def _begin(self, name: str, arguments: list[str], **variables: str) -> None:
         log = os.path.join(self._grounds.directory, f"{name}.log")
-        self.members[name] = Member(name, self.mark, log, arguments, **variables)
+        self.members[name] = Member(name, self.mark, log, arguments, **self._forks, **variables)
 
     def _module(self, what: str, *arguments: str) -> list[str]:
         if self._pace == 1:

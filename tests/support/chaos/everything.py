@@ -16,7 +16,7 @@ from shared.messaging.client import realms
 from tests.support.attempts import run_restic
 from tests.support.chaos import oracles
 from tests.support.chaos.crew import Crew
-from tests.support.chaos.evidence import Found, all_runs, check_all, look
+from tests.support.chaos.evidence import Found, Stored, all_runs, check_all, look
 from tests.support.chaos.grounds import Grounds, Mutator
 from tests.support.chaos.people import People, Wishes
 from tests.support.chaos.plan import KILLS, Fault, Planned, Scale, draw_plan
@@ -217,8 +217,7 @@ class _Scene:
         outcome.temporary = len(found.temporary)
         outcome.resumes = resume_times(list(self._seen.values()), outcome.done)
         killed = sum(len(done.pids) for done in outcome.done)
-        stored = list(found.stored.values())
-        check_all(grounds, stored[:: max(1, len(stored) // outcome.scale.checked)])
+        check_all(grounds, self._to_be_checked(list(found.stored.values())))
         outcome.wrong |= {
             "every run has ended": oracles.all_final(found),
             "every end is true": oracles.all_true(found),
@@ -233,6 +232,13 @@ class _Scene:
             "no file is left": oracles.no_files(found, killed),
             "no key is left": oracles.no_keys(found, ledger, killed),
         }
+
+    def _to_be_checked(self, stored: list[Stored]) -> list[Stored]:
+        """Those in which a run was hit or cancelled, those that were backed up beside all others, and some."""
+        step = max(1, len(stored) // self.outcome.scale.checked)
+        hit = {run.request.source for run in self.outcome.runs if run.attempt > 1 or run.state is RunState.CANCELLED}
+        hit |= {direct.source for direct in self.people.wishes.direct}
+        return [one for number, one in enumerate(stored) if number % step == 0 or one.source in hit]
 
     def _stage(self, name: str) -> None:
         now = time.monotonic()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from shared.ledger.errors import LedgerAway, RunNotOver, UnknownRun
 from shared.ledger.model import RunKind
 from shared.messaging import client
+from tests.support import forked
 from tests.support.chaos.grounds import Grounds
 from tests.support.chaos.processes import MARK, MEMBER
 from tests.support.command import ROOT, environment
@@ -143,7 +144,7 @@ class People(threading.Thread):
         self._beside[-1].start()
 
     def _run_direct(self, source: str) -> None:
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "cli.main", "backup", source, "--direct", "--json", "--config", self._grounds.path],
             cwd=ROOT,
             env={**environment(), MARK: self._mark, MEMBER: "direct"},
@@ -151,7 +152,6 @@ class People(threading.Thread):
             capture_output=True,
             text=True,
             timeout=_DIRECT_AT_MOST,
-            check=False,
         )
         try:
             snapshot = str(json.loads(done.stdout)["snapshot"])

@@ -63,7 +63,7 @@ class Scale:
     sources: int = SOURCES
     workers: int = WORKERS
     faults: tuple[Fault, ...] = tuple(Fault)
-    checked: int = SOURCES  # some so many repositories of which every byte is checked in the end
+    checked: int = SOURCES  # of so many repositories every byte is checked in the end, and of those that were hit
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from tests.support import forked
 from tests.support.command import ROOT, environment
 
 MARK, MEMBER = "CHAOS_RUN", "CHAOS_MEMBER"
@@ -62,8 +63,10 @@ def marked(mark: str) -> list[Process]:
             with open(f"{folder}/cmdline") as file:
                 command = file.read().replace("\0", " ").strip()
             if state not in "ZX" and command:
-                member = variables.get(MEMBER.encode(), b"").decode()
-                found.append(Process(int(os.path.basename(folder)), int(parent), int(session), member, command))
+                pid, member = int(os.path.basename(folder)), variables.get(MEMBER.encode(), b"").decode()
+                if pid == int(session):
+                    parent = variables.get(forked.ASKED_BY.encode(), parent)
+                found.append(Process(pid, int(parent), int(session), member, command))
     return sorted(found, key=lambda process: process.pid)
 
 
@@ -122,7 +125,8 @@ class Member:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with open(self._log, "ab") as log:
-            return subprocess.Popen(
+            start = forked.Popen if forked.SERVER in self._environment else subprocess.Popen
+            return start(
                 self.command,
                 cwd=ROOT,
                 env=self._environment,
