@@ -2,6 +2,9 @@
 
 Any number of ticks may run, twice or never: a slot's run has one id, and the ledger opens it once. The whole fleet is
 looked at in a handful of round trips (`shared.ledger.sweep`); sites are asked only for what the ledger does not know.
+
+Invariant: what a host's agent has written into its own realm ends no tick. What can't be read there is noted in the
+ledger's `unread` and left out; what is due of everybody else is opened.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from scheduler.replication import AT_ONCE, copies_due, copies_of, request_of, so
 from scheduler.standing import Wanted, admission_of, in_turn, let_in, survey, table_of
 from shared.errors import HoldfastError, LedgerError
 from shared.ledger import sweep
+from shared.ledger.errors import LedgerAway
 from shared.ledger.model import Opened, RunRequest, run_id_for_slot
 from shared.messaging.bell import waiting
 from shared.messaging.client import realms
@@ -85,7 +89,7 @@ def tick(
     ticked.given_up += [run.id for run in given_up]
     if unlock is not None:
         for host in reaped.fenced:
-            unlock(pools.realm(host))
+            _unlock(pools, host, unlock)
     table = table_of(fleet)
     ticked.unknown |= {source: str(error) for source, error in table.unknown.items()}
     states = sweep.states(pools, table.places)
@@ -98,6 +102,17 @@ def tick(
     _tell_due(pools, opened)
     ring([(request.id, request.queue) for request in ticked.opened])
     return ticked
+
+
+def _unlock(pools: Ledger, host: str, unlock: Unlock) -> None:
+    try:
+        unlock(pools.realm(host))
+    except LedgerAway:
+        raise
+    except LedgerError:
+        if not host:
+            raise
+        pools.unread.note(host, "fenced")
 
 
 def _standing(
@@ -131,8 +146,8 @@ def _standing(
 
 def _site_says(pools: Ledger, row: Scheduled, look: Look) -> Evidence | None:
     evidence = look(row.source, row.site)
-    if evidence is not None:
-        pools.realm(row.host).note_evidence(row.source, row.site, evidence)
+    if evidence is not None and not pools.realm(row.host).note_evidence(row.source, row.site, evidence):
+        pools.unread.note(row.host, f"evidence:{row.source}")
     return evidence
 
 
