@@ -80,7 +80,13 @@ def test_whatever_it_writes_others_are_backed_up_and_everything_answers(
         listed = scene.command(capsys, "runs", "--limit", "200")
         assert run.id in {one["id"] for one in listed["runs"] if one["host"] == THEIRS}
         assert scene.command(capsys, "runs", "show", run.id)["host"] == THEIRS
-        for command in (["worker", "list"], ["schedule"], ["runs", "--source", MINE], ["runs", "--source", THEIRS]):
+        for command in (
+            ["worker", "list"],
+            ["schedule"],
+            ["sites"],
+            ["runs", "--source", MINE],
+            ["runs", "--source", THEIRS],
+        ):
             scene.command(capsys, *command)
         for run_id in ids[:3]:
             for do in ("show", "cancel", "retry"):
