@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from shared.repository.repository import Repository
 
 AGAIN = 30.0  # seconds after which a site that failed is asked again
+_REASON_AT_MOST = 300  # characters: an agent may say anything, again and again
+_SITE_AT_MOST = 100
 _MARGIN = 2.0  # seconds by which a lock must be older than the fence: some stores count in whole ones
 
 _log = structlog.get_logger("holdfast.scheduler")
@@ -61,10 +63,10 @@ def reap(
     for run in runs:
         with _about(fleet, run):
             if run.state is RunState.QUEUED:
-                _log.info("rung again", reason=run.error or "was not claimed")
+                _log.info("rung again", reason=run.error[:_REASON_AT_MOST] or "was not claimed")
                 rung.append((run.id, run.request.queue))
             else:
-                _log.warning("given up", state=run.state.value, reason=run.error)
+                _log.warning("given up", state=run.state.value, reason=run.error[:_REASON_AT_MOST])
                 ended.append(run)
     ring(rung)
     return [run_id for run_id, _ in rung], ended
@@ -72,7 +74,8 @@ def reap(
 
 def _about(fleet: Fleet, run: Run) -> AbstractContextManager[None]:
     request = run.request
-    about = {"source": request.source, "kind": request.kind.value, "site": topology.site_of(fleet, request)}
+    site = topology.site_of(fleet, request)[:_SITE_AT_MOST]
+    about = {"source": request.source, "kind": request.kind.value, "site": site}
     return logs.about_run(run=run.id, **about, attempt=run.attempt)
 
 

@@ -9,6 +9,7 @@ ledger's `unread` and left out; what is due of everybody else is opened.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -88,7 +89,8 @@ def tick(
     ticked.rung_again += rung
     ticked.given_up += [run.id for run in given_up]
     if unlock is not None:
-        for host in reaped.fenced:
+        # In no order: each site is worked at for one realm at a time, and no host must always be the first.
+        for host in random.sample(reaped.fenced, len(reaped.fenced)):
             _unlock(pools, host, unlock)
     table = table_of(fleet)
     ticked.unknown |= {source: str(error) for source, error in table.unknown.items()}

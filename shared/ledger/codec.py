@@ -20,7 +20,7 @@ FIELDS = (
     *("attempts", "cancel", "finisher"),
 )
 _DIGITS_AT_MOST = 13  # of a time in milliseconds: until 2286
-_TEXT_AT_MOST = 4096  # characters
+_TEXT_AT_MOST = ERROR_AT_MOST + 100  # characters: what a script says, and an error
 _NAME_AT_MOST = 300  # characters of a source or a policy
 _WORD_AT_MOST = 30  # characters of a kind or a state, a newer release's too
 _CODES = 255

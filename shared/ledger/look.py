@@ -14,7 +14,7 @@ from __future__ import annotations
 OPEN_AT_MOST = 500  # open runs of one host
 RECENT_AT_MOST = 1000  # ended runs of a realm that are remembered in its list
 IDS_AT_MOST = 1000  # entries of any other list or set of a host's
-DUE_AT_MOST = 100  # runs of one host that are looked after at a time, and fences
+DUE_AT_MOST = 20  # runs of one host that are looked after at a time, and fences: each is a line of a log
 WORKERS_AT_MOST = 20  # of one host
 COUNTS_AT_MOST = 2000  # fields of what one host has counted
 FIELDS_AT_MOST = 64  # of a run
