@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.ledger.codec import FIELDS, NoRun, decode_run
@@ -95,6 +95,7 @@ def test_what_a_restore_could_not_do_is_told_as_a_restore_tells_it() -> None:
         decode_run(restore, "web1", ID)
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(FIELDS), st.one_of(st.text(), st.from_regex(r"[\[{\"0-9e.,:}\]]{0,20}"))))
 def test_any_garbage_is_a_run_or_none(garbage: dict[str, str]) -> None:
     """In a host's realm and in the pools'."""
