@@ -155,7 +155,7 @@ def test_a_key_of_another_type_ends_no_tick(scene: Scene, capsys: pytest.Capture
 
 
 def test_what_has_no_end_is_not_read_to_its_end(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lists of two hundred thousand, sets, sorted sets, hashes, and texts of many megabytes: none is taken out of Redis."""
+    """Lists of two hundred thousand, sets, sorted sets and hashes: none is taken out of Redis."""
     prefix, run = scene.keys.prefix, a_run(MINE)
     for name, command in (
         ("open", "ZADD"),
