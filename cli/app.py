@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from cli.terminal import echo, shown_json
 from shared.errors import ConfigError, HoldfastError
 
 if TYPE_CHECKING:
@@ -72,23 +73,20 @@ class App:
     def say(self, line: str = "") -> None:
         """A line for people, on stdout; nothing with --json or --quiet."""
         if not self.json and not self.quiet:
-            click.echo(line, color=None if self.color else False)
+            echo(line, color=None if self.color else False)
 
     def result(self, data: object, *lines: str) -> None:
         """What a command found: `data` as JSON with --json, else the lines. Shown with --quiet too."""
         if self.json:
-            text = json.dumps(data, ensure_ascii=False, indent=2, default=str)
-            click.echo(
-                text.encode("utf-8", "backslashreplace").decode()
-            )  # names may be anything; JSON reads it as such
+            click.echo(shown_json(json.dumps(data, ensure_ascii=False, indent=2, default=str)))
         else:
             for line in lines:
-                click.echo(line, color=None if self.color else False)
+                echo(line, color=None if self.color else False)
 
     def warn(self, line: str) -> None:
         """Something a person should know, on stderr."""
         if not self.json:
-            click.echo(f"warning: {line}", err=True, color=None if self.color else False)
+            echo(f"warning: {line}", err=True, color=None if self.color else False)
 
 
 def app_of(context: click.Context) -> App:

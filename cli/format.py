@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, tzinfo
 
+import shared.plain
+
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -57,8 +59,8 @@ def ago(seconds: float, now: float) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that somebody else wrote, without what would steer a terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+    """A text that somebody else wrote, in one line, with what would steer a terminal escaped."""
+    return shared.plain.plain(text)
 
 
 def iso(seconds: float) -> str:

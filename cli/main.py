@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from cli.app import RunFailed, global_options
+from cli.terminal import shown, shown_json
 from shared.errors import EXIT_OK, HoldfastError
 
 EXIT_FAILED = 1
@@ -188,9 +189,9 @@ def _report(as_json: bool, message: str, hint: str, code: int, error: BaseExcept
         _print_trace(error)
     if as_json:
         body = {"type": type(error).__name__, "message": message, "hint": hint, "exit_code": code}
-        text = json.dumps({"error": body}, ensure_ascii=False)
+        text = shown_json(json.dumps({"error": body}, ensure_ascii=False))
     else:
-        text = f"error: {message}" + (f"\nhint: {hint}" if hint else "")
+        text = shown(f"error: {message}" + (f"\nhint: {hint}" if hint else ""))
     with contextlib.suppress(OSError):  # a terminal that has gone away
         click.echo(text, err=True)
     return code

@@ -62,6 +62,7 @@ def look_back(fleet: Fleet, source: str, hours: int) -> dict[str, Any]:
     for row in (one for one in table.rows if one.source == source):
         (state,) = sweep.states(ledger_of(fleet), ((row.host, row.source, row.site),))
         runs = all_runs(fleet, open_only=False, source=source, count=_REMEMBERED)
+        runs = [run for run in runs if run.host == row.host]  # no host speaks for another's source
         slots += [
             {"kind": one.kind.value, "slot": one.slot, "run": one.run or None, "reason": one.dropped}
             for one in account(row, state.evidence, runs, now, since)

@@ -6,13 +6,13 @@ Events come from an engine in this process or, through the ledger, from one anyw
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from cli import format as show
+from cli.terminal import echo
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -102,7 +102,7 @@ class LineView:
             self._next = now + LINE_EVERY
             since, had = self._first or (now, 0)
             speed = pace(event, event.get("bytes", 0) - had, now - since)
-            print(f"{self._title}: {said}{', ' if speed else ''}{speed}", file=sys.stderr, flush=True)
+            echo(f"{self._title}: {said}{', ' if speed else ''}{speed}", err=True)
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -128,7 +128,7 @@ class BarView:
             self._bar, self._task = self._start(counts_bytes="repositories" not in event)
         name = str(event.get("current", ""))
         # A terminal takes no bytes that are not UTF-8, and no control characters of a file's name.
-        name = "".join(char if char.isprintable() else "?" for char in name)[-_NAME_AT_MOST:]
+        name = show.plain(name)[-_NAME_AT_MOST:]
         total = event.get("bytes_total") or event.get("repositories_total") or None
         done = event.get("bytes", event.get("repositories", 0))
         self._bar.update(self._task, completed=done, total=total, said=describe(event), current=name)

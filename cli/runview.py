@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from cli import format as show
 from cli.commands import backup, forget, replicate, restore_test
 from cli.progress import describe
+from cli.terminal import style
 
 if TYPE_CHECKING:
     from shared.ledger.model import Run
@@ -60,8 +59,17 @@ def as_json(run: Run, shards: Sequence[Run] = ()) -> dict[str, Any]:
     }
 
 
-def table(runs: Sequence[Run], now: float) -> list[str]:
-    """A list of runs, as they come."""
+def left_out(unread: Mapping[str, int]) -> list[str]:
+    """What could not be read, by host (empty: the pools)."""
+    return [
+        f"{show.count(entries, 'entry', 'entries')} of {f'host {host}' if host else 'the pools'} "
+        "can't be read, and left out: docs/agents.md"
+        for host, entries in unread.items()
+    ]
+
+
+def table(runs: Sequence[Run], now: float, homes: Mapping[str, str] | None = None) -> list[str]:
+    """A list of runs, as they come. `homes`: by source, the host that speaks for it: who else does is named."""
     if not runs:
         return ["there are no such runs"]
     rows = [("ID", "STATE", "KIND", "SOURCE", "WHEN", "TOOK", "")]
@@ -70,10 +78,10 @@ def table(runs: Sequence[Run], now: float) -> list[str]:
             run.id[:ID_SHOWN],
             run.state.value,
             run.request.kind.value,
-            show.plain(run.request.source),
+            _whose(run, homes or {}),
             show.ago(run.ended or run.started or run.opened, now),
             show.duration(max(0.0, (run.ended or now) - run.since)) if run.started else "-",
-            show.plain(_remark(run)),
+            _remark(run),
         )
         for run in runs
     ]
@@ -81,15 +89,21 @@ def table(runs: Sequence[Run], now: float) -> list[str]:
     lines = []
     for row in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip(row[:6], widths, strict=True)]
-        cells[1] = click.style(cells[1], fg=_COLORS.get(row[1]))
+        cells[1] = style(cells[1], fg=_COLORS.get(row[1]))
         lines.append("  ".join([*cells, row[6]]).rstrip())
     return lines
+
+
+def _whose(run: Run, homes: Mapping[str, str]) -> str:
+    source = show.plain(run.request.source)
+    strange = run.host and homes.get(run.request.source, run.host) != run.host
+    return f"{source} on {run.host}" if strange else source
 
 
 def details(run: Run, now: float, shards: Sequence[Run] = ()) -> list[str]:
     """All about one run, and what can be done about it. `shards`: what it was cut in."""
     request = run.request
-    state = click.style(run.state.value, fg=_COLORS.get(run.state.value), bold=True)
+    state = style(run.state.value, fg=_COLORS.get(run.state.value), bold=True)
     lines = [
         f"run      {run.id}",
         f"state    {state}{_since(run, now)}",
@@ -97,6 +111,7 @@ def details(run: Run, now: float, shards: Sequence[Run] = ()) -> list[str]:
         f"slot     {request.slot or 'none: asked for by hand'}",
         f"queue    {request.queue}",
     ]
+    lines += [f"host     {run.host}, whose agent tells all of this"] if run.host else []
     lines += [f"part of  run {request.parent}"] if request.parent else []
     lines += [f"option   {name}: {_plain(value)}" for name, value in sorted(_shown(request.options).items())]
     lines.append(f"opened   {show.moment(run.opened)}, {show.ago(run.opened, now)}")
@@ -117,7 +132,8 @@ def details(run: Run, now: float, shards: Sequence[Run] = ()) -> list[str]:
     lines += _said(run)
     if run.error:
         lines.append(f"error    {run.error} (exit code {run.exit_code})" if run.exit_code else f"error    {run.error}")
-    return [*lines, *(f"try      {command}" for command in ways_out(run))]
+    lines = [line.replace("\n", f"\n{'':<9}") for line in lines]  # what somebody wrote stays in its column
+    return [*lines, *(f"try      {show.plain(command)}" for command in ways_out(run))]
 
 
 def ways_out(run: Run) -> list[str]:
@@ -151,7 +167,7 @@ def _shown(options: Mapping[str, object]) -> dict[str, object]:
 
 
 def _shard(shard: Run, now: float) -> str:
-    state = click.style(shard.state.value, fg=_COLORS.get(shard.state.value))
+    state = style(shard.state.value, fg=_COLORS.get(shard.state.value))
     took = f", {show.duration(max(0.0, (shard.ended or now) - shard.started))}" if shard.started else ""
     by = f" by {shard.owner}" if shard.owner else ""
     said = shard.error or describe(shard.progress)
@@ -172,7 +188,6 @@ def _progress(run: Run, now: float) -> list[str]:
     if count and total > count:
         said += f", {show.duration((total - count) * seconds / count)} left"
     current = str(run.progress.get("current", ""))
-    current = "".join(char if char.isprintable() else "?" for char in current)
     return [f"so far   {said}{f': {current}' if current else ''}"]
 
 

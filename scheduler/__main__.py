@@ -28,6 +28,7 @@ from shared.config.watch import FleetWatch
 from shared.health.places import ring_all
 from shared.ledger.connect import connect
 from shared.ledger.errors import LedgerAway
+from shared.ledger.unread import Told
 from shared.messaging.app import TICK_SECONDS, make_app, start_worker
 from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url, has_moved
@@ -94,6 +95,7 @@ class Ticker:
         self._topology = Follower(find=True)
         self._hearing = Hearing(self._url)
         self._probed = float("-inf")  # when places were rung last
+        self._told = Told()
 
     def tick(self) -> None:
         """One tick; where Redis is away the next one does what this one left."""
@@ -109,6 +111,8 @@ class Ticker:
         except LedgerAway as error:
             _say_away(error)
             return
+        for host, entries in self._told.fresh(self._pools.unread.take()):
+            _log.warning("a part of the ledger can't be read", host=host, entries=entries)
         self._agents()
         for request in ticked.opened:
             look.drop(request.source)

@@ -25,7 +25,11 @@ def urgency(slot: str, evidence: Evidence | None, rpo: float | None) -> tuple[bo
 
 @lru_cache(maxsize=4096)
 def _seconds(slot: str) -> float:
-    return slot_time(slot).timestamp()
+    """0 for what is no slot: an agent says of its own host's snapshots what it likes."""
+    try:
+        return slot_time(slot).timestamp()
+    except ValueError:
+        return 0.0
 
 
 @dataclass(slots=True)
@@ -41,6 +45,8 @@ class Admission:
         """A backup that is open. One that waits for a host that is `away` takes nothing but that host's own place."""
         if host:
             self.hosts[host] += 1
+            if self.hosts[host] > self.limits.runs_per_host:
+                return  # more than are begun there: asked for by hand, or its agent says so; it takes nobody's place
         if not (host and away):
             self.fleet += 1
             self.sites[site] += 1

@@ -28,6 +28,7 @@ from shared.config.watch import FleetWatch
 from shared.errors import ConfigError, HoldfastError, LedgerError
 from shared.health.events import looked_up
 from shared.ledger.connect import connect
+from shared.ledger.unread import Told
 from shared.messaging.broker import broker_url
 from shared.observability import logs, metrics
 from shared.observability.structured import structlog
@@ -56,6 +57,7 @@ class FleetCollector:
         self._away = False
         self._seen: list[Observation] = []
         self._blind = ""
+        self._told = Told()
 
     def collect(self) -> Iterator[KnownFamily]:
         """One scrape, for prometheus_client."""
@@ -91,6 +93,8 @@ class FleetCollector:
                 self._reader, self._url = FactReader(connect(url)), url
             self._reader.read(fleet)
             self._look_at_sites(fleet)
+            for host, entries in self._told.fresh(self._reader.facts.unread):
+                _log.warning("a part of the ledger can't be read", host=host, entries=entries)
         except (LedgerError, ConfigError) as error:
             if not self._away:
                 _log.warning("the ledger can't be read", reason=str(error))

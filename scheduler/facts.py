@@ -20,7 +20,8 @@ from functools import lru_cache, partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
-from shared.ledger import bulk, sweep
+from shared.ledger import bulk, sweep, tales
+from shared.ledger.codec import NoRun, kind_of, queue_in, seconds, state_of, whole
 from shared.ledger.guard import guarded
 from shared.ledger.keys import BEAT_LOCK, BEAT_PREFIX
 from shared.ledger.model import UPKEEP, RunKind, RunState, Upkept, slot_time
@@ -52,6 +53,7 @@ _FIELDS = (
     "exit_code",
     "result",
 )
+_CODE = 6  # digits of an exit code
 _DATE = ("year", "month", "day", "hour", "minute", "second", "microsecond")
 
 
@@ -70,6 +72,7 @@ class SeenRun:
     lease_until: float
     exit_code: int
     result: dict[str, Any]
+    host: str = ""  # in whose realm it lies; empty: the pools'
 
     @property
     def mark(self) -> tuple[float, str]:
@@ -114,6 +117,7 @@ class Facts:
     queues: dict[str, int] = field(default_factory=dict)  # rings that wait
     workers: Counter[str] = field(default_factory=Counter)  # that consume a queue, and stay
     redis: RedisState = field(default_factory=RedisState)
+    unread: dict[str, int] = field(default_factory=dict)  # by host: entries of its realm that can't be read
     now: float = 0.0  # Redis's clock
     leader: bool = False
     tick: float = 0.0  # 0: never
@@ -157,6 +161,7 @@ class FactReader:
         facts.leader, facts.tick = bool(leads), _tick_time(meta)
         facts.open = [run for run in running if run and not run.state.is_final]
         facts.queues = dict(zip(waiting, lengths, strict=True))
+        facts.unread = self._pools.unread.take()
 
     @property
     def pools(self) -> Ledger:
@@ -169,7 +174,8 @@ class FactReader:
 
     def _count(self, hosts: Sequence[str]) -> None:
         """Read what has been counted: runs, failures, retries, bytes; and who is there."""
-        sums, workers, uploads = bulk.counts(self._pools, tuple(self._keys[host].prefix for host in hosts))
+        sums, workers, uploads, odd = bulk.counts(self._pools, tuple(self._keys[host].prefix for host in hosts))
+        self._note(hosts, "counts", odd)
         ended: Counter[tuple[str, str]] = Counter()
         errors: Counter[int] = Counter()
         retries: Counter[str] = Counter()
@@ -180,7 +186,7 @@ class FactReader:
             if what == "ended":
                 kind, _, state = of.partition("|")
                 ended[kind, state] += count
-            elif what == "error" and of.isdecimal():
+            elif what == "error" and of.isdecimal() and len(of) <= _CODE:
                 errors[int(of)] += count
             elif what == "retries":
                 retries[of] += count
@@ -201,7 +207,9 @@ class FactReader:
                 left[host] = []
         start, step = 0, _FEW
         while left:
-            lists = bulk.slices(self._pools, tuple(self._keys[host].recent for host in left), start, start + step - 1)
+            keys = tuple(self._keys[host].recent for host in left)
+            lists, odd = bulk.slices(self._pools, keys, start, start + step - 1)
+            self._note(list(left), "recent", odd)
             runs = iter(self._runs([(host, one) for host, ids in zip(left, lists, strict=True) for one in ids]))
             further = {}
             for (host, fresh), ids in zip(left.items(), lists, strict=True):
@@ -275,7 +283,8 @@ class FactReader:
         self._kept.update(source for _, source in unseen)
         unseen += [("", name) for host, name in unseen if host and _is_copied(fleet, name)]
         keys = tuple(self._keys[host].history(source) for host, source in unseen)
-        histories = bulk.slices(self._pools, keys, 0, _STEP - 1)
+        histories, odd = bulk.slices(self._pools, keys, 0, _STEP - 1)
+        self._note([host for host, _ in unseen], "history", odd)
         wanted = [(host, one) for (host, _), ids in zip(unseen, histories, strict=True) for one in ids]
         for (host, _), run in reversed(list(zip(wanted, self._runs(wanted), strict=True))):  # the newest come first
             if run is not None and run.state.is_final:
@@ -284,7 +293,8 @@ class FactReader:
         # No run is known: the ledger may have been wiped, and told again by the tick what exists. As soon as one is,
         # evidence says no more than it, since the slot of an incomplete snapshot stands there too.
         bare = sorted(one for one in mine if one[1] not in self.facts.last)
-        told = bulk.hashes(self._pools, tuple(self._keys[host].evidence(source) for host, source in bare))
+        told, odd = bulk.hashes(self._pools, tuple(self._keys[host].evidence(source) for host, source in bare))
+        self._note([host for host, _ in bare], "evidence", odd)
         for (_, source), fields in zip(bare, told, strict=True):
             slots = {name.rpartition("|")[0]: slot for name, slot in fields.items() if name.endswith("|last")}
             good = {site: Good(_slot(slot), 0.0) for site, slot in slots.items() if _slot(slot)}
@@ -293,7 +303,7 @@ class FactReader:
 
     def _look_at_upkeep(self, fleet: Fleet) -> None:
         changed = sorted(self._kept & fleet.sources.keys())
-        told = bulk.hashes(self._pools, tuple(map(self._pools.keys.upkeep, changed)))
+        told, _ = bulk.hashes(self._pools, tuple(map(self._pools.keys.upkeep, changed)))
         for source, fields in zip(changed, told, strict=True):
             found: dict[tuple[str, str], Upkept] = {}
             for name, text in fields.items():
@@ -306,7 +316,22 @@ class FactReader:
 
     def _runs(self, wanted: Sequence[tuple[str, str]]) -> list[SeenRun | None]:
         found = bulk.fields(self._pools, tuple(self._keys[host].run(run_id) for host, run_id in wanted), _FIELDS)
-        return [_seen_run(dict(zip(_FIELDS, values, strict=True))) for values in found]
+        return [self._seen(host, run_id, values) for (host, run_id), values in zip(wanted, found, strict=True)]
+
+    def _seen(self, host: str, run_id: str, values: list[str] | int) -> SeenRun | None:
+        if values == 0:
+            return None  # gone between two commands
+        try:
+            if isinstance(values, int):
+                raise NoRun(run_id)
+            return _seen_run(values, host, run_id)
+        except (ValueError, RecursionError):  # of a release that writes it otherwise, or of an agent that writes
+            self._pools.unread.note(host, f"run:{run_id}")  # what it likes
+            return None
+
+    def _note(self, hosts: Sequence[str], what: str, odd: bulk.Odd) -> None:
+        for place, count in odd:
+            self._pools.unread.note(hosts[place], what, count)
 
 
 def _is_after(run: SeenRun, mark: tuple[float, str] | None) -> bool:
@@ -339,26 +364,26 @@ def queues_of(fleet: Fleet) -> Mapping[str, str]:
     return {queue: redis_list(queue) for queue in sorted({*own, *restores, *CAPABILITIES, SCHEDULER})}
 
 
-def _seen_run(fields: Mapping[str, str]) -> SeenRun | None:
-    if not fields["kind"] or not fields["state"]:
-        return None  # gone between two commands
-    try:
-        result = json.loads(fields["result"]) if fields["result"] else {}
-        return SeenRun(
-            id=fields["id"],
-            kind=RunKind(fields["kind"]),
-            source=fields["source"],
-            state=RunState(fields["state"]),
-            queue=fields["queue"],
-            opened=int(fields["opened"] or 0) / 1000,
-            started=int(fields["began"] or fields["started"] or 0) / 1000,  # of one that was cut: its first attempt
-            ended=int(fields["ended"] or 0) / 1000,
-            lease_until=int(fields["lease"] or 0) / 1000,
-            exit_code=int(fields["exit_code"] or 0),
-            result=result if isinstance(result, dict) else {},
-        )
-    except (ValueError, OverflowError, RecursionError):
-        return None  # of a release that writes it otherwise, or of an agent that writes what it likes
+def _seen_run(values: Sequence[str], host: str, run_id: str) -> SeenRun:
+    """Raises ValueError, and RecursionError."""
+    name, kind, source, state, queue, opened, started, began, ended, lease, code, result = values
+    if name != run_id:
+        raise NoRun(run_id)
+    found = kind_of(kind, host)
+    return SeenRun(
+        run_id,
+        found,
+        source,
+        state_of(state),
+        queue_in(queue, host),
+        seconds(opened),
+        seconds(began or started),  # of one that was cut: its first attempt
+        seconds(ended),
+        seconds(lease),
+        whole(code),
+        tales.result(result, host, found),
+        host,
+    )
 
 
 @lru_cache(maxsize=1 << 15)

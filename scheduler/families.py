@@ -196,8 +196,10 @@ def present(fleet: Fleet, facts: Facts) -> Iterator[Family]:
     ages = _oldest_open(facts.open, facts.now)
     yield Family(metrics.OPEN_AGE, [((kind.value,), max(0.0, ages.get(kind.value, 0.0))) for kind in RunKind])
 
-    active = {run.source for run in facts.open if run.kind.is_backup and run.state is not RunState.QUEUED}
-    yield Family(metrics.RUNNING, [((name,), name in active) for name in fleet.sources])
+    # No agent speaks for another's source: what runs lies in the realm of the source's own host.
+    active = {(run.source, run.host) for run in facts.open if run.kind.is_backup and run.state is not RunState.QUEUED}
+    running = [((name,), (name, source.host or "") in active) for name, source in fleet.sources.items()]
+    yield Family(metrics.RUNNING, running)
 
     held, waits = _leases(facts.open, facts.now), _oldest_waiting(facts.open, facts.now)
     queues = sorted(facts.queues)  # those of the fleet: a run may name any
@@ -219,6 +221,7 @@ def present(fleet: Fleet, facts: Facts) -> Iterator[Family]:
         (metrics.LEDGER_CLIENTS_LIMIT, redis.clients_limit),
     ):
         yield Family(metric, [((), value)])
+    yield Family(metrics.UNREAD, [((host,), count) for host, count in facts.unread.items()])
 
 
 def _labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:

@@ -10,6 +10,9 @@ again until it is done. Only a lock of this very run goes, and only one that is 
 writes one of the same name. Both ages are spans of time, each by one clock, so the clocks need not agree. Where an
 engine was killed under a supervisor that lives, that says which process, and that one's lock goes, however young.
 
+A host's agent writes its own realm as it likes. So what is fenced there counts for a backup of a source of that very
+host, and for no other: else an agent could have the lock of another's live backup removed.
+
 With it goes a look for the run's snapshot. A worker that died after it was put had done its work, and what exists is
 not called cancelled or failed, whatever was said of the run meanwhile.
 """
@@ -27,6 +30,7 @@ from shared import topology
 from shared.config.opening import open_repository
 from shared.errors import ConfigError, HoldfastError, LedgerError
 from shared.ledger.model import Evidence, RunState, Word
+from shared.messaging.names import realm_of
 from shared.observability import logs
 from shared.observability.structured import structlog
 from shared.repository.committed import committed
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
     from shared.repository.repository import Repository
 
 AGAIN = 30.0  # seconds after which a site that failed is asked again
+_REASON_AT_MOST = 300  # characters: an agent may say anything, again and again
+_SITE_AT_MOST = 100
 _MARGIN = 2.0  # seconds by which a lock must be older than the fence: some stores count in whole ones
 
 _log = structlog.get_logger("holdfast.scheduler")
@@ -57,10 +63,10 @@ def reap(
     for run in runs:
         with _about(fleet, run):
             if run.state is RunState.QUEUED:
-                _log.info("rung again", reason=run.error or "was not claimed")
+                _log.info("rung again", reason=run.error[:_REASON_AT_MOST] or "was not claimed")
                 rung.append((run.id, run.request.queue))
             else:
-                _log.warning("given up", state=run.state.value, reason=run.error)
+                _log.warning("given up", state=run.state.value, reason=run.error[:_REASON_AT_MOST])
                 ended.append(run)
     ring(rung)
     return [run_id for run_id, _ in rung], ended
@@ -68,7 +74,8 @@ def reap(
 
 def _about(fleet: Fleet, run: Run) -> AbstractContextManager[None]:
     request = run.request
-    about = {"source": request.source, "kind": request.kind.value, "site": topology.site_of(fleet, request)}
+    site = topology.site_of(fleet, request)[:_SITE_AT_MOST]
+    about = {"source": request.source, "kind": request.kind.value, "site": site}
     return logs.about_run(run=run.id, **about, attempt=run.attempt)
 
 
@@ -131,13 +138,17 @@ class Unlocker:
     def _place(self, ledger: Ledger, run_id: str) -> tuple[list[str], str, Run] | None:
         """Sites, repository and run of one that locks under its id; None where it is gone, or is none of those."""
         run = ledger.get(run_id)
-        if run is None or not run.request.kind.locks_by_id:
+        if run is None or not run.request.kind.locks_by_id or not self._is_its_own(ledger.host, run):
             return None
         sites = [site for site in topology.sites_of(self.fleet, run.request) if site in self.fleet.sites]
         try:
             return (sites, self.fleet.repository_of(run.request.source), run) if sites else None
         except ConfigError:
             return None  # the source is no longer configured
+
+    def _is_its_own(self, host: str, run: Run) -> bool:
+        source = self.fleet.sources.get(run.request.source)
+        return not host or (source is not None and realm_of(run.request.kind, source) == host)
 
     def _unlock(self, site: str, work: list[_Fenced]) -> None:
         try:

@@ -15,11 +15,11 @@ from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING
 
-from scheduler.due import Due
+from scheduler.due import Due, horizon
 from scheduler.upkeep import DAY, Upkeep, upkeep, upkeep_due, upkeep_of
 from shared import topology
 from shared.errors import HoldfastError
-from shared.ledger.model import RunKind, RunRequest, run_id_for_slot
+from shared.ledger.model import RunKind, RunRequest, is_slot, run_id_for_slot
 from shared.messaging.names import queue_of
 
 if TYPE_CHECKING:
@@ -101,10 +101,12 @@ def _copies(fleet: Fleet, epoch: Epoch) -> Copies:  # noqa: ARG001 - another epo
 def copies_due(rows: Iterable[tuple[Copy, SourceState, SourceState]], now: datetime) -> list[tuple[Copy, Due]]:
     """What is due, of the copies that are furthest behind first. Each row with what its primary, and it, have."""
     wanted = []
+    latest = horizon(now)
     for row, origin, copy in rows:
         if not origin.last:
             continue  # nothing is there, or nothing is known yet
-        if origin.last > copy.last:
+        # What a host's source has is what its agent says: a time to come, or none at all, is no snapshot's.
+        if copy.last < origin.last <= latest and is_slot(origin.last):
             wanted.append((copy.last, row, Due(RunKind.REPLICATE, origin.last, row.options)))
             continue
         daily = upkeep_due([row.daily], copy.upkeep, now.timestamp())

@@ -2,10 +2,14 @@
 
 Any number of ticks may run, twice or never: a slot's run has one id, and the ledger opens it once. The whole fleet is
 looked at in a handful of round trips (`shared.ledger.sweep`); sites are asked only for what the ledger does not know.
+
+Invariant: what a host's agent has written into its own realm ends no tick. What can't be read there is noted in the
+ledger's `unread` and left out; what is due of everybody else is opened.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +21,7 @@ from scheduler.replication import AT_ONCE, copies_due, copies_of, request_of, so
 from scheduler.standing import Wanted, admission_of, in_turn, let_in, survey, table_of
 from shared.errors import HoldfastError, LedgerError
 from shared.ledger import sweep
+from shared.ledger.errors import LedgerAway
 from shared.ledger.model import Opened, RunRequest, run_id_for_slot
 from shared.messaging.bell import waiting
 from shared.messaging.client import realms
@@ -84,8 +89,9 @@ def tick(
     ticked.rung_again += rung
     ticked.given_up += [run.id for run in given_up]
     if unlock is not None:
-        for host in reaped.fenced:
-            unlock(pools.realm(host))
+        # In no order: each site is worked at for one realm at a time, and no host must always be the first.
+        for host in random.sample(reaped.fenced, len(reaped.fenced)):
+            _unlock(pools, host, unlock)
     table = table_of(fleet)
     ticked.unknown |= {source: str(error) for source, error in table.unknown.items()}
     states = sweep.states(pools, table.places)
@@ -98,6 +104,17 @@ def tick(
     _tell_due(pools, opened)
     ring([(request.id, request.queue) for request in ticked.opened])
     return ticked
+
+
+def _unlock(pools: Ledger, host: str, unlock: Unlock) -> None:
+    try:
+        unlock(pools.realm(host))
+    except LedgerAway:
+        raise
+    except LedgerError:
+        if not host:
+            raise
+        pools.unread.note(host, "fenced")
 
 
 def _standing(
@@ -131,8 +148,8 @@ def _standing(
 
 def _site_says(pools: Ledger, row: Scheduled, look: Look) -> Evidence | None:
     evidence = look(row.source, row.site)
-    if evidence is not None:
-        pools.realm(row.host).note_evidence(row.source, row.site, evidence)
+    if evidence is not None and not pools.realm(row.host).note_evidence(row.source, row.site, evidence):
+        pools.unread.note(row.host, f"evidence:{row.source}")
     return evidence
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
-
 from cli.app import App
 from cli.browse.names import json_text
+from cli.terminal import echo
 from shared.errors import EXIT_INCOMPLETE, EXIT_OK
 
 
@@ -38,5 +37,5 @@ class Listing:
             sys.stdout.write(f'\n ]{fields},\n "problems": {json_text(problems)}}}\n')
         else:
             for line in lines:
-                click.echo(line)
+                echo(line)
         return EXIT_INCOMPLETE if problems else EXIT_OK

@@ -13,6 +13,7 @@ import click
 
 from cli import format as show
 from cli.app import App
+from cli.terminal import echo
 from cli.when import parse_when
 from shared.errors import RepositoryError, UsageError
 
@@ -205,7 +206,7 @@ class View:
             said = (
                 f"{self.source} as it was {show.moment(moment)}, {show.ago(moment, now)} (snapshot {snapshot.id[:8]})"
             )
-            click.echo(said, err=True)
+            echo(said, err=True)
 
 
 def which_snapshot(command: Command) -> Command:

@@ -91,7 +91,7 @@ def describe(result: Mapping[str, Any]) -> list[str]:
         return [f"snapshot {name} of {result.get('source')} had been made by this run, and was forgotten since"]
     if result.get("existed"):
         return [f"snapshot {name} of {result.get('source')} was there already: this run had been committed"]
-    complete = "" if result.get("complete", True) else f", INCOMPLETE: {result.get('unreadable'):,} unreadable"
+    complete = "" if result.get("complete", True) else f", INCOMPLETE: {result.get('unreadable', 0):,} unreadable"
     counts = ", ".join(
         f"{result.get(key, 0):,} {word}"
         for key, word in (

@@ -11,6 +11,7 @@ import click
 
 from cli import format as show
 from cli.app import App, global_options, pass_app
+from cli.terminal import echo
 from shared.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def make(
         password, work, is_new = new_password(app, password_file, recovery=recovery)
         sealed = age.seal(packed, password, work=work)
         if is_new:  # shown before the kit of before is gone: a kit without its password is none
-            click.echo(f"The password of this kit, shown only now:\n\n    {password}\n", err=True)
+            echo(f"The password of this kit, shown only now:\n\n    {password}\n", err=True)
         _write(file, sealed)
     if split:
         folder.publish(split[1], names)

@@ -45,14 +45,22 @@ Examples:
 def list_runs(app: App, source: str, open_only: bool, limit: int) -> None:
     """List runs: those that are open, then those that ended last."""
     from cli.runs import with_way_out
-    from cli.runview import as_json, table
+    from cli.runview import as_json, left_out, table
+    from shared.ledger.unread import Unread
     from shared.messaging.client import all_runs
 
     if source:
         app.fleet.source(source)
     with with_way_out(_NO_SITE):
-        runs = all_runs(app.fleet, open_only=open_only, source=source, count=limit)
-    app.result({"runs": [as_json(run) for run in runs]}, *table(runs, time.time()))
+        unread = Unread()
+        runs = all_runs(app.fleet, open_only=open_only, source=source, count=limit, unread=unread)
+    homes = {name: facts.host or "" for name, facts in app.fleet.sources.items()}
+    counts = unread.counts()
+    found = {
+        "runs": [as_json(run) for run in runs],
+        "unread": [{"host": host or None, "entries": entries} for host, entries in counts.items()],
+    }
+    app.result(found, *table(runs, time.time(), homes), *left_out(counts))
 
 
 @command.command(

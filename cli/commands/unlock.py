@@ -9,6 +9,7 @@ import click
 
 from cli import format as show
 from cli.app import App, global_options, pass_app
+from cli.terminal import echo
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _agreed(app: App, live: list[LockInfo], *, yes: bool) -> bool:
             hint="With --yes they are removed without a question",
         )
     for lock in live:
-        click.echo(describe(lock), err=True)
+        echo(describe(lock), err=True)
     return click.confirm("Remove these locks? Their holders may be alive", err=True)
 
 

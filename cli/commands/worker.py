@@ -133,27 +133,34 @@ def drain_worker(app: App, names: tuple[str, ...], wait: bool) -> int:
     from shared.messaging.client import drain, workers
 
     with with_way_out():
-        there = [one.name for one in workers(app.fleet)]
-        chosen = [choose(name, there) for name in names]
+        there = workers(app.fleet)
+        pooled, of_hosts = ([one.name for one in there if bool(one.realm) is of] for of in (False, True))
+        chosen = [choose(name, pooled, of_hosts) for name in names]
         for worker in chosen:
             drain(app.fleet, worker, who_asks())
         if wait:
             for worker in chosen:
-                _await_leave(app, worker)
+                _await_leave(app, worker, pooled=worker in pooled)
     said = "has left" if wait else "is told within seconds, and leaves within half a minute"
     lines = [f"{worker} {said}; its runs go on elsewhere" for worker in chosen]
     app.result({"workers": [{"worker": worker, "left": wait} for worker in chosen]}, *lines)
     return EXIT_OK
 
 
-def choose(name: str, there: Sequence[str]) -> str:
-    """The worker that is meant: by its name, or by the start of it. Raises UsageError where several begin so."""
-    if name in there:
-        return name
-    found = [one for one in there if one.startswith(name)]
-    if len(found) > 1:
-        raise UsageError(f'{len(found)} workers begin with "{name}"', hint=f"There are: {', '.join(found)}")
-    return found[0] if found else name  # who knows the roll says that there is none
+def choose(name: str, pooled: Sequence[str], of_hosts: Sequence[str] = ()) -> str:
+    """The worker that is meant: by its name, or by the start of it. Raises UsageError where several begin so.
+
+    Those of the pools come first: a host's agent calls itself what it likes.
+    """
+    for there in (pooled, of_hosts):
+        if name in there:
+            return name
+        found = sorted({one for one in there if one.startswith(name)})
+        if len(found) > 1:
+            raise UsageError(f'{len(found)} workers begin with "{name}"', hint=f"There are: {', '.join(found)}")
+        if found:
+            return found[0]
+    return name  # who knows the roll says that there is none
 
 
 def as_json(worker: WorkerInfo) -> dict[str, Any]:
@@ -176,11 +183,11 @@ def table(workers: Sequence[WorkerInfo], now: float) -> list[str]:
     rows = [("NAME", "THERE FOR", "RUNS", "SERVES", "")]
     rows += [
         (
-            one.name,
+            show.plain(one.name),
             show.duration(max(0.0, now - one.since)),
             " ".join(run[:_ID_SHOWN] for run in one.runs) or "-",
             " ".join(one.queues),
-            f"asked to leave by {one.drained_by}" if one.drained_by else "",
+            f"asked to leave by {show.plain(one.drained_by)}" if one.drained_by else "",
         )
         for one in workers
     ]
@@ -188,11 +195,11 @@ def table(workers: Sequence[WorkerInfo], now: float) -> list[str]:
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _await_leave(app: App, worker: str) -> None:
+def _await_leave(app: App, worker: str, *, pooled: bool) -> None:
     from shared.messaging.client import workers
 
     deadline = time.monotonic() + _LEAVES_WITHIN
-    while worker in {one.name for one in workers(app.fleet)}:
+    while any(one.name == worker and not (pooled and one.realm) for one in workers(app.fleet)):
         if time.monotonic() > deadline:
             raise HoldfastError(
                 f"{worker} has been told, and has not left after {_LEAVES_WITHIN:.0f} s",

@@ -60,6 +60,7 @@ def gather(fleet: Fleet) -> tuple[list[Source], Overview]:
                 restore_test=test,
                 rests=rests,
                 gone=facts.left > 0,
+                host=facts.host or "",
             )
         )
         places.append((facts.host or "", name, site))

@@ -92,6 +92,7 @@ class Source:
     restore_test: float | None = None  # seconds between two
     rests: str = ""  # why nothing of it becomes due
     gone: bool = False  # that is so because it left the inventory
+    host: str = ""  # in whose part of the ledger its backups lie; empty: the pools'
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +164,15 @@ def judge(sources: Sequence[Source], seen: Overview, inventory: str = "", sites:
     `inventory`: what is wrong with the asking of it; `sites`: what is wrong with these.
     """
     served = {queue for worker in seen.workers if not worker.drained for queue in worker.queues}
-    open_of: dict[str, list[OpenRun]] = {}
+    open_of: dict[tuple[str, str], list[OpenRun]] = {}
     for run in seen.runs:
         if run.kind.is_backup:
-            open_of.setdefault(run.source, []).append(run)
-    findings = [
-        _finding(source, view, open_of.get(source.id, []), seen.now, served=source.queue in served or not seen.workers)
-        for source, view in zip(sources, seen.sources, strict=True)
-    ]
+            open_of.setdefault((run.host, run.source), []).append(run)  # no host speaks for another's source
+    findings = []
+    for source, view in zip(sources, seen.sources, strict=True):
+        is_served = source.queue in served or not seen.workers
+        runs = open_of.get((source.host, source.id), [])
+        findings.append(_finding(source, view, runs, seen.now, served=is_served))
     order = {condition: number for number, condition in enumerate(Condition)}
     findings.sort(key=lambda one: (order[one.condition], -_lateness(one, seen.now), one.source))
     waiting = _waiting(seen.runs, served)
@@ -302,6 +304,10 @@ def _waiting(runs: Iterable[OpenRun], served: set[str]) -> tuple[Waiting, ...]:
 def _problems(
     sources: Sequence[Source], seen: Overview, served: set[str], waiting: Iterable[Waiting]
 ) -> Iterable[Problem]:
+    for host, entries in sorted(seen.unread.items()):
+        whose = f"host {host}" if host else "the pools"
+        said = f"{_count(entries, 'entry', 'entries')} of the ledger's part of {whose} can't be read, and are left out"
+        yield Problem(Level.WARNING, said, "holdfast agent list; docs/agents.md says what to do" if host else "")
     planned = [source for source in sources if source.scheduled]
     if planned and not seen.leading:
         yield Problem(Level.BAD, "no scheduler runs: nothing becomes due", "holdfast up, or holdfast scheduler")
@@ -330,5 +336,5 @@ def start_command(queue: str) -> str:
     return "holdfast worker start"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, what: str, several: str = "") -> str:
+    return f"{number:,} {what if number == 1 else several or f'{what}s'}"

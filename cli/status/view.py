@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from cli import format as show
 from cli.status.judge import Condition, Finding, Level, Problem, Report, Target
 from cli.status.kit import kit_json, kit_line
+from cli.terminal import style
 from shared.kit.record import LastKit
 
 TITLES = {Level.OK: "OK", Level.WARNING: "WARNING", Level.BAD: "NOT OK"}
@@ -83,7 +82,7 @@ def as_json(report: Report, kit: LastKit | None = None, *, every: bool) -> dict[
 
 def _head(report: Report) -> list[str]:
     need = f"{report.need_you:,} need{'s' if report.need_you == 1 else ''} you" if report.need_you else ""
-    title = click.style(f"{TITLES[report.level]:<8}", fg=_COLORS[report.level], bold=True)
+    title = style(f"{TITLES[report.level]:<8}", fg=_COLORS[report.level], bold=True)
     with_target = len(report.findings) - report.count(Target.NONE)
     counts = [f"{report.count(Target.MET):,} of {with_target:,} met"] if with_target else []
     counts += [f"{report.count(target):,} {word}" for target, word in _TARGETS if report.count(target)]
@@ -161,4 +160,4 @@ def _command(one: Finding) -> str:
 
 
 def _mark(level: Level) -> str:
-    return click.style(_MARKS[level], fg=_COLORS[level], bold=True)
+    return style(_MARKS[level], fg=_COLORS[level], bold=True)

@@ -31,6 +31,7 @@ _CONNECTING = ("ping", "select", "client|setname", "client|setinfo")
 _COMMANDS = (
     *_CONNECTING,
     *("del", "unlink", "exists", "type", "expire", "pexpire", "persist", "ttl", "pttl", "time"),
+    *("memory|usage", "object|encoding"),  # of its own keys: scripts look at sizes first
     *("eval", "evalsha", "script|load", "script|exists"),
     *("publish", "subscribe", "unsubscribe", "psubscribe", "punsubscribe"),
 )

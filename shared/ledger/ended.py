@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from shared.ledger import sweep
 from shared.ledger.guard import guarded
 from shared.ledger.keys import Keys
+from shared.ledger.look import LOOK
 
 if TYPE_CHECKING:
     from shared.ledger.ledger import Ledger
@@ -21,21 +22,24 @@ _AT_ONCE = 500  # realms of one script: about a millisecond of Redis's time
 _MOST = 50  # runs of one realm that are told at a time
 
 # KEYS: prefixes of realms. ARGV: since when (ms, empty: from now on), most runs of one. Answers the time, and the runs
-# that ended since then: number of the realm (from 1), id, when it ended.
-_ENDED = """
+# that ended since then: number of the realm (from 1), id, when it ended. What ends in a time to come does not.
+_ENDED = (
+    LOOK
+    + """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local since = tonumber(ARGV[1]) or now
 local found = {}
 for i, prefix in ipairs(KEYS) do
-  for _, id in ipairs(redis.call('LRANGE', prefix .. 'recent', 0, ARGV[2] - 1)) do
-    local ended = tonumber(redis.call('HGET', prefix .. 'run:' .. id, 'ended') or 0)
-    if not ended or ended < since then break end
-    found[#found + 1] = {i, id, ended}
+  for _, id in ipairs((listed(prefix .. 'recent', 0, ARGV[2] - 1))) do
+    local ended = tonumber(digits(text(15, prefix .. 'run:' .. id, 'ended')) or 0)
+    if ended < since then break end
+    if ended <= now then found[#found + 1] = {i, id, ended} end
   end
 end
 return cjson.encode({now, found})
 """
+)
 
 
 class EndedRuns:

@@ -32,11 +32,18 @@ import re
 BEAT_PREFIX = "hf:beat"  # of RedBeat's own keys
 BEAT_LOCK = f"{BEAT_PREFIX}:lock"  # there for as long as a scheduler leads
 _HOST = re.compile(r"[a-z0-9][a-z0-9._-]*")
+HOST_QUEUE = "host."  # begins the names of a host's queues
+HOST_RESTORES = ".restore"  # ends that of its restores
 
 
 def realm_prefix(host: str) -> str:
     """What all that belongs to a host begins with, or (with an empty host) to the pools."""
     return f"hf:h:{host}:" if host else "hf:"
+
+
+def host_queues(host: str) -> tuple[str, str]:
+    """The queues on which a host's runs are rung, and no others: its backups', and its restores'."""
+    return f"{HOST_QUEUE}{host}", f"{HOST_QUEUE}{host}{HOST_RESTORES}"
 
 
 class Keys:

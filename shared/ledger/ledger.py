@@ -10,10 +10,14 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shared.ledger import scripts, sweep
+from redis.exceptions import ResponseError
+
+from shared.errors import LedgerError
+from shared.ledger import notescripts, scripts, sweep
 from shared.ledger.calls import (
     HISTORY,
     JOINS_ANY,
@@ -25,15 +29,19 @@ from shared.ledger.calls import (
     opened,
     transition,
 )
-from shared.ledger.codec import decode_run, encode_request, error_text, milliseconds
-from shared.ledger.guard import guarded
+from shared.ledger.codec import encode_request, error_text, milliseconds
+from shared.ledger.guard import guarded, known
 from shared.ledger.keys import Keys
 from shared.ledger.lease import LEASE_SECONDS, Lease, boot_clock
+from shared.ledger.look import DUE_AT_MOST
 from shared.ledger.model import Evidence, Opened, Run, RunKind, RunRequest, RunState, Word
+from shared.ledger.unread import Unread
 
 if TYPE_CHECKING:
     import redis
     from redis.commands.core import Script
+
+_FOUND_AT_MOST = 20  # runs of one host whose ids begin alike
 
 
 class Claim(NamedTuple):
@@ -68,16 +76,24 @@ class Ledger:
     Every method may raise LedgerAway (Redis does not answer: try again later) or LedgerError.
     """
 
-    def __init__(self, client: redis.Redis, host: str = "", *, lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        host: str = "",
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        unread: Unread | None = None,
+    ) -> None:
         self.client = client
         self.host = host
         self.keys = Keys(host)
         self.lease_seconds = lease_seconds
+        self.unread = unread or Unread()  # what its reads have left out, in any realm
         self._scripts: dict[str, Script] = {}
 
     def realm(self, host: str) -> Ledger:
         """The ledger of another realm, by the same connections."""
-        return Ledger(self.client, host, lease_seconds=self.lease_seconds)
+        return Ledger(self.client, host, lease_seconds=self.lease_seconds, unread=self.unread)
 
     def ping(self) -> None:
         """Whether Redis answers: returns, or raises LedgerAway."""
@@ -196,20 +212,24 @@ class Ledger:
 
     def lock_left(self, run_id: str, pid: int) -> None:
         """The engine of a run's holder was killed, and may have left its repository lock: `pid` stands in that."""
-        guarded(lambda: self._script(scripts.LOCK_LEFT)(keys=[self.keys.fenced], args=[f"{run_id}:{pid}"]))
+        guarded(lambda: self._script(notescripts.LOCK_LEFT)(keys=[self.keys.fenced], args=[f"{run_id}:{pid}"]))
 
     def fenced(self) -> list[Fence]:
-        """The runs whose holder was fenced, or lost its engine, and whose repository lock may still stand."""
-        found = guarded(lambda: self.client.zrange(self.keys.fenced, 0, -1, withscores=True))
-        if not found:
-            return []
-        seconds, micros = guarded(self.client.time)
-        now = seconds + micros / 1e6
-        return [Fence.of(name, at, max(0.0, now - at / 1000)) for name, at in found]
+        """The runs whose holder was fenced, or lost its engine, and whose repository lock may still stand.
+
+        Some, where there are very many; what is no run's is left out, and noted.
+        """
+        script = self._script(notescripts.FENCED)
+        (seconds, micros), found, odd = guarded(lambda: script(keys=[self.keys.fenced], args=[DUE_AT_MOST]))
+        if odd:
+            self.unread.note(self.host, "fenced", odd)
+        now = int(seconds) + int(micros) / 1e6
+        times = map(int, found[1::2])
+        return [Fence.of(name, at, max(0.0, now - at / 1000)) for name, at in zip(found[::2], times, strict=True)]
 
     def unfence(self, fence: Fence) -> None:
         """The lock of that holder is gone; a later fence stays to be done."""
-        guarded(lambda: self._script(scripts.UNFENCE)(keys=[self.keys.fenced], args=[fence.name, int(fence.at)]))
+        guarded(lambda: self._script(notescripts.UNFENCE)(keys=[self.keys.fenced], args=[fence.name, int(fence.at)]))
 
     def get(self, run_id: str) -> Run | None:
         """One run, or None."""
@@ -217,26 +237,36 @@ class Ledger:
         return found[0] if found else None
 
     def places(self, first_digits: str) -> set[tuple[str, str]]:
-        """The realm and id of each run, of any realm, whose id begins so. Walks over all keys: for people alone."""
+        """The realm and id of each run, of any realm, whose id begins so. Walks over all keys: for people alone.
+
+        Of one host there are so many at most: it may have any number.
+        """
         pattern = re.compile(r"hf:(?:h:(?P<host>[^:]+):)?run:(?P<id>[0-9a-f]{32})")
-        keys = guarded(lambda: list(self.client.scan_iter(f"hf:*run:{first_digits}*", count=10_000)))
-        found = [match for key in keys if (match := pattern.fullmatch(key))]
-        return {(match["host"] or "", match["id"]) for match in found}
+        found: dict[str, set[str]] = {}
+        for key in self._scan(f"hf:*run:{first_digits}*"):
+            if match := pattern.fullmatch(key):
+                theirs = found.setdefault(match["host"] or "", set())
+                if len(theirs) < _FOUND_AT_MOST or not match["host"]:
+                    theirs.add(match["id"])
+        return {(host, run_id) for host, ids in found.items() for run_id in ids}
 
     def open_runs(self) -> list[Run]:
-        """All runs that are not final."""
-        return self._load(guarded(lambda: self.client.zrange(self.keys.open, 0, -1)))
+        """All runs that are not final; of one host some, where there are very many."""
+        (head,) = sweep.heads(self, [self.host])
+        return self._load(head.open)
 
     def recent(self, count: int = 50) -> list[Run]:
         """The runs that ended last, newest first."""
-        return self._load(guarded(lambda: self.client.lrange(self.keys.recent, 0, count - 1)))
+        return self._load(*sweep.listed(self, [(self.host, self.keys.recent)], 0, count - 1))
 
     def history(self, source: str, count: int = HISTORY) -> list[Run]:
         """The runs of one source that ended last, newest first; at most `HISTORY` are kept."""
-        return self._load(guarded(lambda: self.client.lrange(self.keys.history(source), 0, count - 1)))
+        return self._load(*sweep.listed(self, [(self.host, self.keys.history(source))], 0, count - 1))
 
     def children(self, run_id: str) -> list[Run]:
-        """The runs that one wanted, in the order in which they were opened."""
+        """The runs that one wanted, in the order in which they were opened. An agent's want none."""
+        if self.host:
+            return []
         ids = guarded(lambda: self.client.smembers(self.keys.children(run_id)))
         return sorted(self._load(sorted(ids)), key=lambda run: run.opened)
 
@@ -254,10 +284,13 @@ class Ledger:
         """The packs (hex, sorted) that former attempts of a run have uploaded, as far as the ledger knows."""
         return sorted(guarded(lambda: self.client.smembers(self.keys.packs(run_id))))
 
-    def note_evidence(self, source: str, site: str, evidence: Evidence) -> None:
-        """Note the slots of snapshots that exist; what is older than what is known changes nothing."""
+    def note_evidence(self, source: str, site: str, evidence: Evidence) -> bool:
+        """Note the slots of snapshots that exist; what is older than what is known changes nothing.
+
+        False where what lies there is something else.
+        """
         said = [site, evidence.last, evidence.last_full]
-        guarded(lambda: self._script(scripts.EVIDENCE)(keys=[self.keys.evidence(source)], args=said))
+        return bool(guarded(lambda: self._script(notescripts.EVIDENCE)(keys=[self.keys.evidence(source)], args=said)))
 
     def note_upkeep(
         self, source: str, site: str, kind: RunKind, slot: str, *, code: int = 0, figure: float = 0.0
@@ -268,7 +301,7 @@ class Ledger:
         verification.
         """
         said = [site, kind.value, slot, str(code), f"{figure:.0f}"]
-        guarded(lambda: self._script(scripts.UPKEEP)(keys=[self.keys.upkeep(source)], args=said))
+        guarded(lambda: self._script(notescripts.UPKEEP)(keys=[self.keys.upkeep(source)], args=said))
 
     def rename(self, source: str, name: str) -> str:
         """Let all that is known of a source here be known under another name: at once, or, where it is repeated, again.
@@ -276,12 +309,11 @@ class Ledger:
         Nothing is done where a run of it is not over: its id, else empty.
         """
         said = [self.keys.prefix, source, name]
-        return str(guarded(lambda: self._script(scripts.RENAME)(keys=[], args=said)))
+        return str(guarded(lambda: self._script(notescripts.RENAME)(keys=[], args=said)))
 
     def open_run_of(self, source: str) -> str:
         """The id of a run of a source that is not over; empty for none."""
-        ids = guarded(lambda: self.client.zrange(self.keys.open, 0, -1))
-        return next((run.id for run in self._load(ids) if run.request.source == source), "")
+        return next((run.id for run in self.open_runs() if run.request.source == source), "")
 
     def evidence(self, source: str, site: str) -> Evidence | None:
         """What is known of a source's snapshots at a site; None says nothing at all (look at the site)."""
@@ -290,13 +322,16 @@ class Ledger:
         return Evidence(last or "", full or "") if last or full else None
 
     def _load(self, ids: Sequence[str]) -> list[Run]:
-        if not ids:
-            return []
-        pipe = self.client.pipeline(transaction=False)
-        for run_id in ids:
-            pipe.hgetall(self.keys.run(run_id))
-        hashes = cast("list[dict[str, str]]", guarded(pipe.execute))
-        return [decode_run(fields, self.host) for fields in hashes if "kind" in fields]
+        return sweep.load(self, [(self.host, run_id) for run_id in ids])
+
+    def _scan(self, pattern: str) -> Iterator[str]:
+        """The keys that match, a few thousand at a time."""
+        cursor = 0
+        while True:
+            cursor, keys = guarded(partial(self.client.scan, cursor, match=pattern, count=10_000))
+            yield from keys
+            if not cursor:
+                return
 
     def _script(self, text: str) -> Script:
         if text not in self._scripts:
@@ -304,5 +339,24 @@ class Ledger:
         return self._scripts[text]
 
     def _run(self, text: str, run_id: str, arguments: Sequence[object]) -> Any:
+        """What a transition answers. LedgerError where what lies in a host's realm makes it impossible."""
         keys, texts = transition(self.keys, run_id, arguments)
-        return guarded(lambda: self._script(text)(keys=keys, args=texts))
+        script = self._script(text)
+
+        def call() -> Any:
+            try:
+                return script(keys=keys, args=texts)
+            except ResponseError as error:
+                if not self.host:
+                    raise
+                return known(error, self.host)
+
+        answer = guarded(call)
+        if answer is None or answer == "unread":
+            whose = (
+                f"the part of Redis that the agent of {self.host} writes" if self.host else "the pools' part of Redis"
+            )
+            raise LedgerError(
+                f"run {run_id} can't be read: what lies in {whose} is no run", hint="docs/agents.md says what to do"
+            )
+        return answer

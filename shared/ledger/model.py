@@ -158,6 +158,14 @@ def slot_time(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
+def is_slot(text: str) -> bool:
+    """Whether it is a `slot_text`."""
+    try:
+        return slot_text(slot_time(text)) == text
+    except ValueError:
+        return False
+
+
 def run_id_for_slot(source: str, policy: str, kind: RunKind, slot: str) -> str:
     """The id (32 hex digits) of a slot's run: opened twice, or again after a wipe, it is the same run."""
     parts = ["holdfast run 1", source, policy, kind.value, slot]

@@ -1,77 +1,78 @@
-"""The whole ledger at a glance, for `holdfast status`: many realms and sources in one round trip.
+"""The whole ledger at a glance, for `holdfast status`: many realms and sources in a handful of round trips.
 
 Ten thousand sources may lie in ten thousand realms, one a host. Asked one by one they would take seconds; so scripts
 that only read look at some hundreds of them each, answer in JSON (which costs a tenth of as many Redis strings), and
-go out in one pipeline. Keys are named from the realm's prefix, as in `scripts`.
+go out in one pipeline. Keys are named from the realm's prefix, as in `scripts`; what can't be read is counted (`look`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shared.ledger import bulk, sweep
+from shared.ledger.codec import NoRun, kind_of, queue_in, seconds, state_of, whole
 from shared.ledger.guard import guarded
 from shared.ledger.keys import BEAT_LOCK, Keys
-from shared.ledger.model import Evidence, RunKind, RunState, Upkept
+from shared.ledger.look import LOOK, TEXT_AT_MOST
+from shared.ledger.model import Evidence, RunKind, RunState, Upkept, slot_time
+from shared.ledger.roll import rolls
 
 if TYPE_CHECKING:
     from shared.ledger.ledger import Ledger
 
 Item = TypeVar("Item")
 
-_AT_ONCE = 500  # sources or realms of one script: a few milliseconds of Redis's time
+_AT_ONCE = 500  # sources of one script: a few milliseconds of Redis's time
 _LOOK_BACK = 20  # ended runs of a source among which its newest good backup is looked for
+_AHEAD = 86400.0  # seconds by which a slot may lie ahead of Redis's clock
+_FIELDS = ("state", "kind", "source", "queue", "opened", "started", "attempt", "error", "slot")
 
-# KEYS: prefixes of realms. Answers per realm: its open runs and its workers.
-_REALMS = """
-local all = {}
-for i, prefix in ipairs(KEYS) do
-  local runs, workers = {}, {}
-  for _, id in ipairs(redis.call('ZRANGE', prefix .. 'open', 0, -1)) do
-    local run = redis.call('HMGET', prefix .. 'run:' .. id, 'state', 'kind', 'source', 'queue', 'opened', 'started',
-                           'attempt', 'error', 'slot')
-    if run[1] then
-      run[10] = id
-      runs[#runs + 1] = run
-    end
+# KEYS: prefixes of realms; ARGV: how far to look back, then source and site for each; only reads. Answers per source:
+# the slot of its last snapshot, the newest backup that ended (id, state, kind, ended, error, slot), when the newest
+# good one started, what is noted of the last verification and of the last restore test, how much can't be read.
+_SOURCES = (
+    LOOK
+    + f"""
+local function seen(key)
+  local run = {{}}
+  for at, name in ipairs({{'state', 'kind', 'ended', 'error', 'slot', 'started', 'began'}}) do
+    local found, bad = text({TEXT_AT_MOST}, key, name)
+    if bad > 0 then return false end
+    run[at] = found
   end
-  for _, name in ipairs(redis.call('ZRANGE', prefix .. 'workers', 0, -1)) do
-    local queues = redis.call('HGET', prefix .. 'worker:' .. name, 'queues')
-    if queues then
-      workers[#workers + 1] = {name, queues, redis.call('EXISTS', prefix .. 'drain:' .. name)}
-    end
+  for at = 3, 7 do
+    if at ~= 4 and at ~= 5 and run[at] and not digits(run[at]) then return false end
   end
-  if #runs > 0 or #workers > 0 then all[#all + 1] = {runs, workers} end
+  return run
 end
-return cjson.encode(all)
-"""
 
-# KEYS: prefixes of realms; ARGV: how far to look back, then source and site for each. Answers per source: the slot of
-# its last snapshot, the newest backup that ended (id, state, kind, ended, error, slot), when the newest good one
-# started, and what is noted of the last verification and of the last restore test.
-_SOURCES = """
-local all = {}
+local all = {{}}
 for i, prefix in ipairs(KEYS) do
   local source, site = ARGV[2 * i], ARGV[2 * i + 1]
   local newest, good = false, false
-  for _, id in ipairs(redis.call('LRANGE', prefix .. 'history:' .. source, 0, ARGV[1] - 1)) do
-    local run = redis.call('HMGET', prefix .. 'run:' .. id, 'state', 'kind', 'ended', 'error', 'slot', 'started',
-                           'began')
-    if run[1] and string.sub(run[2], 1, 7) == 'backup-' then
-      newest = newest or {id, run[1], run[2], run[3], run[4], run[5]}
+  local found, odd = listed(prefix .. 'history:' .. source, 0, ARGV[1] - 1)
+  for _, id in ipairs(found) do
+    local run = seen(prefix .. 'run:' .. id)
+    if not run then
+      odd = odd + 1
+    elseif run[1] and run[2] and string.sub(run[2], 1, 7) == 'backup-' then
+      newest = newest or {{id, run[1], run[2], run[3], run[4], run[5]}}
       if run[1] == 'succeeded' then
         good = run[7] or run[6]
         break
       end
     end
   end
-  local kept = redis.call('HMGET', 'hf:upkeep:' .. source, site .. '|verify|said', site .. '|restore-test|said')
-  all[i] = {redis.call('HGET', prefix .. 'evidence:' .. source, site .. '|last'), newest, good, kept[1], kept[2]}
+  local kept = look({{}}, 'HMGET', 'hf:upkeep:' .. source, site .. '|verify|said', site .. '|restore-test|said')
+  local last, bad = text(20, prefix .. 'evidence:' .. source, site .. '|last')
+  all[i] = {{last, newest, good, kept[1] or false, kept[2] or false, odd + bad}}
 end
 return cjson.encode(all)
 """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class OpenRun:
     attempt: int = 0
     error: str = ""  # of the attempt before
     slot: str = ""
+    host: str = ""  # in whose realm it lies; empty: the pools'
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class Overview:
     runs: tuple[OpenRun, ...]
     workers: tuple[Worker, ...]
     sources: tuple[SourceView, ...]  # as they were asked for
+    unread: Mapping[str, int] = field(default_factory=dict)  # by host (empty: the pools): entries that were left out
 
 
 def overview(ledger: Ledger, hosts: Sequence[str], sources: Sequence[tuple[str, str, str]], *, ticks: str) -> Overview:
@@ -143,26 +146,24 @@ def overview(ledger: Ledger, hosts: Sequence[str], sources: Sequence[tuple[str, 
     pipe.time()
     pipe.exists(BEAT_LOCK)
     pipe.llen(ticks)
-    realms = list(_batches([Keys(host).prefix for host in hosts]))
-    for prefixes in realms:
-        pipe.eval(_REALMS, len(prefixes), *prefixes)
-    for some in _batches(sources):
+    batches = list(_batches(sources))
+    for some in batches:
         names = [text for _, source, site in some for text in (source, site)]
         pipe.eval(_SOURCES, len(some), *(Keys(host).prefix for host, _, _ in some), _LOOK_BACK, *names)
-    (seconds, micros), leading, waiting, *answers = guarded(pipe.execute)
-    parts = [part for answer in answers[: len(realms)] for part in json.loads(answer)]
-    views = [_view(entry) for answer in answers[len(realms) :] for entry in json.loads(answer)]
+    (whole_seconds, micros), leading, waiting, *answers = guarded(pipe.execute)
+    now = whole_seconds + micros / 1e6
+    views: list[SourceView] = []
+    for some, answer in zip(batches, answers, strict=True):
+        for (host, source, _), entry in zip(some, json.loads(answer), strict=True):
+            views.append(_view(ledger, host, source, now, entry))
     return Overview(
-        now=seconds + micros / 1e6,
+        now=now,
         leading=bool(leading),
         ticks=int(waiting),
-        runs=tuple(_run(run) for runs, _ in parts for run in runs),
-        workers=tuple(
-            Worker(name, tuple(json.loads(queues)), bool(drained))
-            for _, workers in parts
-            for name, queues, drained in workers
-        ),
+        runs=tuple(_open_runs(ledger, hosts)),
+        workers=tuple(Worker(one.name, one.queues, bool(one.drained_by)) for one in rolls(ledger, hosts)),
         sources=tuple(views),
+        unread=ledger.unread.counts(),
     )
 
 
@@ -170,31 +171,54 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     return (items[at : at + _AT_ONCE] for at in range(0, len(items), _AT_ONCE))
 
 
-def _run(fields: list[Any]) -> OpenRun:
-    state, kind, source, queue, opened, started, attempt, error, slot, run_id = fields
-    return OpenRun(
-        run_id,
-        RunState(state),
-        RunKind(kind),
-        source,
-        queue or "",
-        _seconds(opened),
-        _seconds(started),
-        int(attempt or 0),
-        error or "",
-        slot or "",
-    )
+def _open_runs(ledger: Ledger, hosts: Sequence[str]) -> Iterator[OpenRun]:
+    places = [(head.host, run_id) for head in sweep.heads(ledger, hosts) for run_id in head.open]
+    found = bulk.fields(ledger, tuple(Keys(host).run(run_id) for host, run_id in places), _FIELDS)
+    for (host, run_id), values in zip(places, found, strict=True):
+        try:
+            if isinstance(values, int):
+                if values:
+                    raise NoRun(run_id)
+                continue  # gone between two commands
+            state, kind, source, queue, opened, started, attempt, error, slot = values
+            yield OpenRun(
+                run_id,
+                state_of(state),
+                kind_of(kind, host),
+                source,
+                queue_in(queue, host),
+                seconds(opened),
+                seconds(started),
+                whole(attempt),
+                error[:TEXT_AT_MOST],
+                slot,
+                host,
+            )
+        except NoRun:
+            ledger.unread.note(host, f"run:{run_id}")
 
 
-def _view(entry: list[Any]) -> SourceView:
-    last, newest, good, verified, tested = entry
+def _view(ledger: Ledger, host: str, source: str, now: float, entry: Sequence[Any]) -> SourceView:
+    last, newest, good, verified, tested, odd = entry
     ended = None
-    if newest:
-        run_id, state, kind, when, error, slot = newest
-        ended = Ended(run_id, RunState(state), RunKind(kind), _seconds(when), error or "", slot or "")
+    try:
+        if newest:
+            run_id, state, kind, when, error, slot = newest
+            ended = Ended(run_id, state_of(state), kind_of(kind, host), seconds(when or ""), error or "", slot or "")
+        began = seconds(good or "")
+    except NoRun:
+        odd, began = odd + 1, 0.0
+    if last and not _is_slot(last, now):
+        last, odd = "", odd + 1
+    if odd:
+        ledger.unread.note(host, f"history:{source}", odd)
     known = Evidence(last) if last else None
-    return SourceView(known, ended, _seconds(good), Upkept.parse(verified or ""), Upkept.parse(tested or ""))
+    return SourceView(known, ended, began, Upkept.parse(verified or ""), Upkept.parse(tested or ""))
 
 
-def _seconds(milliseconds: str | bool) -> float:
-    return int(milliseconds or 0) / 1000
+def _is_slot(text: str, now: float) -> bool:
+    """Whether it is the slot of a snapshot that may exist."""
+    try:
+        return slot_time(text).timestamp() < now + _AHEAD
+    except ValueError:
+        return False

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from shared.ledger import scripts
+from shared.ledger import notescripts
 from shared.ledger.guard import guarded, known
 from shared.ledger.keys import Keys
 
@@ -26,7 +26,7 @@ def note_evidence(pools: Ledger, rows: Sequence[tuple[str, str, str, Evidence]])
 
     What an agent has made of the keys of its own realm holds up nobody else.
     """
-    script = pools.client.register_script(scripts.EVIDENCE)
+    script = pools.client.register_script(notescripts.EVIDENCE)
     for at in range(0, len(rows), AT_ONCE):
         pipe = pools.client.pipeline(transaction=False)
         for host, source, site, one in rows[at : at + AT_ONCE]:

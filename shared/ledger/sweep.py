@@ -3,6 +3,8 @@
 Scripts that only read look at some hundreds of realms or sources each and answer in JSON; what is then to be done goes
 out in one pipeline of the same atomic transitions that everybody uses. So nothing here decides: between the look and
 the act anything may have happened, and the transition looks again.
+
+What an agent has made of its realm costs that realm alone: what can't be read there is left out and noted (`look`).
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from shared.ledger import scripts
-from shared.ledger.calls import JOINS_ANY, open_arguments, opened, reap_arguments, transition
-from shared.ledger.codec import decode_run, milliseconds
+from shared.ledger import notescripts, scripts, sweepscripts
+from shared.ledger.calls import HISTORY, JOINS_ANY, RECENT, open_arguments, opened, reap_arguments, transition
+from shared.ledger.codec import FIELDS, NoRun, decode_run, milliseconds
 from shared.ledger.guard import guarded, known
 from shared.ledger.keys import Keys
 from shared.ledger.lease import LEASE_SECONDS
+from shared.ledger.look import RUNS
 from shared.ledger.model import Evidence, Opened, Run, RunRequest
 
 if TYPE_CHECKING:
@@ -31,113 +34,9 @@ Item = TypeVar("Item")
 _LOOKED_AT = 500  # realms or sources of one script: a few milliseconds of Redis's time
 _ACTED_ON = 1000  # transitions of one pipeline
 _OPENED_AT = 100  # runs of one script
+_LOADED_AT = 200
 _LONG = 60.0  # seconds after which a run that nobody claimed has no worker, it seems
-
-# A server's agent writes its own realm as it likes. What is not of the type that it should be is taken for not there:
-# nobody can hold up the look at all the others.
-_LOOK = """
-local function look(otherwise, ...)
-  local said = redis.pcall(...)
-  if type(said) == 'table' and said.err then return otherwise end
-  return said
-end
-"""
-
-# ARGV: prefixes of realms as JSON; only reads. Answers in JSON: the number of each realm that has something, from 0,
-# the ids of its runs that are to be looked after now (some, where there are very many), whether a holder was fenced.
-_WAITING = (
-    _LOOK
-    + """
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local all = {}
-for i, prefix in ipairs(cjson.decode(ARGV[1])) do
-  local ids = look({}, 'ZRANGE', prefix .. 'open', '-inf', now, 'BYSCORE', 'LIMIT', 0, 10000)
-  local fenced = redis.call('EXISTS', prefix .. 'fenced')
-  if #ids > 0 or fenced == 1 then all[#all + 1] = {i - 1, ids, fenced} end
-end
-return cjson.encode(all)
-"""
-)
-
-# ARGV: prefixes of realms as JSON; only reads. Answers in JSON per realm: the run that ended last, when (ms), and its
-# open runs.
-_HEADS = (
-    _LOOK
-    + """
-local all = {}
-for i, prefix in ipairs(cjson.decode(ARGV[1])) do
-  local id = look(false, 'LINDEX', prefix .. 'recent', 0)
-  local ended = id and look(false, 'HGET', prefix .. 'run:' .. id, 'ended')
-  if not string.match(ended or '', '^%d+$') then ended = '0' end
-  all[i] = {id or '', ended, look({}, 'ZRANGE', prefix .. 'open', 0, -1)}
-end
-return cjson.encode(all)
-"""
-)
-
-# ARGV: prefixes of realms as JSON, a run's id; only reads. Answers in JSON the numbers, from 0, of those that have it.
-_HOMES = """
-local all = {}
-for i, prefix in ipairs(cjson.decode(ARGV[1])) do
-  if redis.call('EXISTS', prefix .. 'run:' .. ARGV[2]) == 1 then all[#all + 1] = i - 1 end
-end
-return cjson.encode(all)
-"""
-
-# ARGV: prefix, source and site of each as JSON, the ms after which a run waits long; only reads. Answers in JSON, four
-# texts a source: the slots of its last snapshot and of its last full one there; of a backup that is not over "waits"
-# where each such was not claimed for long, else "open"; the slots of its last upkeep there, by `UPKEEP`, or nothing.
-_SOURCES = (
-    _LOOK
-    + """
-local t = redis.call('TIME')
-local before = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[2]
-local asked = cjson.decode(ARGV[1])
-local all = {}
-for i = 1, #asked, 3 do
-  local prefix, source, site = asked[i], asked[i + 1], asked[i + 2]
-  local evidence = prefix .. 'evidence:' .. source
-  local slots = look({}, 'HMGET', evidence, site .. '|last', site .. '|full')
-  local kept = look({}, 'HMGET', 'hf:upkeep:' .. source, site .. '|forget', site .. '|prune', site .. '|verify',
-                    site .. '|restore-test', site .. '|replicate')
-  local done = {}
-  for j = 1, 5 do done[j] = kept[j] or '' end
-  done = table.concat(done, ' ')
-  local backups = ''
-  for _, id in ipairs(look({}, 'SMEMBERS', prefix .. 'backups:' .. source)) do
-    local state, opened = unpack(look({}, 'HMGET', prefix .. 'run:' .. id, 'state', 'opened'))
-    local waits = state == 'queued' and (tonumber(opened) or 0) < before
-    if not waits then backups = 'open' elseif backups == '' then backups = 'waits' end
-  end
-  local at = (i - 1) / 3 * 4
-  all[at + 1] = slots[1] or ''
-  all[at + 2] = slots[2] or ''
-  all[at + 3] = backups
-  all[at + 4] = #done > 4 and done or ''
-end
-return cjson.encode(all)
-"""
-)
-
-# ARGV: KEYS and ARGV of each run's OPEN as JSON. Answers in JSON what OPEN says to each; "waits" where what lies in the
-# realm is of another type.
-_OPEN_MANY = f"""
-local function one(KEYS, ARGV)
-{scripts.OPEN}
-end
-local said = {{}}
-for i, call in ipairs(cjson.decode(ARGV[1])) do
-  local fine, word = pcall(one, call[1], call[2])
-  if not fine then
-    local why = type(word) == 'table' and word.err or tostring(word)
-    if not string.find(why, 'WRONGTYPE', 1, true) then return redis.error_reply(why) end
-    word = 'waits'
-  end
-  said[i] = word
-end
-return cjson.encode(said)
-"""
+_UNREAD = "unread"  # what a script answers where it can't
 
 
 class SourceState(NamedTuple):
@@ -193,7 +92,7 @@ def reap(pools: Ledger, hosts: Sequence[str]) -> Reaped:
     Raises LedgerAway and LedgerError.
     """
     spares = [milliseconds(LEASE_SECONDS), milliseconds(pools.lease_seconds)]
-    pulse = pools.client.register_script(scripts.PULSE)
+    pulse = pools.client.register_script(notescripts.PULSE)
     spared = bool(guarded(lambda: pulse(keys=[pools.keys.pulse], args=spares)))
     waiting = _waiting(pools, hosts)
     due = [(host, run_id) for host, ids, _ in waiting for run_id in ids]
@@ -204,7 +103,12 @@ def reap(pools: Ledger, hosts: Sequence[str]) -> Reaped:
         keys, arguments = transition(Keys(one[0]), one[1], own)
         script(keys=keys, args=arguments, client=pipe)
 
-    acted = [one for one, done in zip(due, _each(pools, due, act), strict=True) if done]
+    acted = []
+    for (host, run_id), done in zip(due, _each(pools, due, act, host_of=lambda one: one[0]), strict=True):
+        if done is None or done == _UNREAD:
+            pools.unread.note(host, f"run:{run_id}")
+        elif done:
+            acted.append((host, run_id))
     marked = {host for host, _, has_fence in waiting if has_fence} | {host for host, _ in acted}
     return Reaped(load(pools, acted), sorted(marked))
 
@@ -212,55 +116,83 @@ def reap(pools: Ledger, hosts: Sequence[str]) -> Reaped:
 def states(pools: Ledger, sources: tuple[tuple[str, str, str], ...]) -> list[SourceState]:
     """What is known of sources, each (host, source, site), in that order. Raises LedgerAway and LedgerError."""
     waits = milliseconds(_LONG)
-    answers = _each(pools, _packed(sources), lambda pipe, packed: pipe.eval(_SOURCES, 0, packed, waits))
+    answers = _each(pools, _packed(sources), lambda pipe, packed: pipe.eval(sweepscripts.SOURCES, 0, packed, waits))
     texts = [text for answer in answers for text in json.loads(answer)]
     return list(map(SourceState, texts[::4], texts[1::4], texts[2::4], texts[3::4]))
 
 
-def _seconds(milliseconds: str | int) -> float:
-    """A time of Redis's; what is none, or beyond all, is 0: an agent writes its own realm as it likes."""
-    try:
-        return int(milliseconds) / 1000
-    except (ValueError, OverflowError):
-        return 0.0
-
-
 def heads(pools: Ledger, hosts: Sequence[str]) -> list[Head]:
     """The top of each of these realms, in that order. Raises LedgerAway and LedgerError."""
-    entries = _look(pools, hosts, _HEADS)
-    return [
-        Head(host, newest, _seconds(ended), tuple(ids))
-        for host, (newest, ended, ids) in zip(hosts, (one for batch in entries for one in batch), strict=True)
-    ]
+    found = []
+    entries = _look(pools, hosts, sweepscripts.HEADS)
+    for host, (newest, ended, ids, odd) in zip(hosts, (one for batch in entries for one in batch), strict=True):
+        if odd:
+            pools.unread.note(host, "heads", odd)
+        found.append(Head(host, newest, int(ended) / 1000, tuple(ids)))
+    return found
 
 
 def homes(pools: Ledger, hosts: Sequence[str], run_id: str) -> list[str]:
-    """The hosts in whose realm there is a run of this id: one, or none. Raises LedgerAway and LedgerError."""
-    found = _look(pools, hosts, _HOMES, run_id)
+    """The hosts in whose realm there is a run of this id: one, or none, unless an agent has planted some.
+
+    Raises LedgerAway and LedgerError.
+    """
+    found = _look(pools, hosts, sweepscripts.HOMES, run_id)
     return [batch[number] for batch, numbers in zip(_batches(hosts), found, strict=True) for number in numbers]
 
 
 def load(pools: Ledger, runs: Sequence[tuple[str, str]]) -> list[Run]:
-    """The runs, each (host, id), that there are, in that order. Raises LedgerAway and LedgerError."""
-    hashes = _each(pools, runs, lambda pipe, one: pipe.hgetall(Keys(one[0]).run(one[1])))
-    found = zip(runs, hashes, strict=True)
-    return [decode_run(fields, host) for (host, _), fields in found if fields and "kind" in fields]
+    """The runs, each (host, id), that there are, in that order; what can't be read is left out, and noted.
+
+    Raises LedgerAway and LedgerError.
+    """
+    batches = list(_batches(runs, _LOADED_AT))
+    asked = [json.dumps([Keys(host).run(run_id) for host, run_id in batch]) for batch in batches]
+    names = json.dumps(FIELDS)
+    answers = _each(pools, asked, lambda pipe, keys: pipe.eval(RUNS, 0, keys, names))
+    found = []
+    for (host, run_id), values in zip(runs, (one for batch in answers for one in json.loads(batch)), strict=True):
+        if values == 0:
+            continue
+        try:
+            if values == 1:
+                raise NoRun(run_id)
+            fields = dict(zip(FIELDS, values, strict=True))
+            if fields["kind"] or host:
+                found.append(decode_run(fields, host, run_id))
+        except NoRun:
+            pools.unread.note(host, f"run:{run_id}")
+    return found
+
+
+def listed(pools: Ledger, lists: Sequence[tuple[str, str]], first: int, last: int) -> list[list[str]]:
+    """The ids from one place to another of lists in realms, each (host, key). Raises LedgerAway and LedgerError."""
+    batches = list(_batches(lists))
+    asked = [json.dumps([key for _, key in batch]) for batch in batches]
+    answers = _each(pools, asked, lambda pipe, keys: pipe.eval(sweepscripts.LISTED, 0, keys, first, last))
+    found = []
+    for (host, key), (ids, odd) in zip(lists, (one for batch in answers for one in json.loads(batch)), strict=True):
+        if odd:
+            pools.unread.note(host, key, odd)
+        found.append(list(ids))
+    return found
 
 
 def newest(pools: Ledger, heads: Sequence[Head], count: int) -> list[Run]:
     """The `count` runs of these realms that ended last, newest first. Raises LedgerAway and LedgerError."""
     # Whatever is among the newest lies in one of as many realms whose own newest are the newest.
     realms = sorted((head for head in heads if head.ended), key=lambda head: -head.ended)[:count]
-    lists = _each(pools, realms, lambda pipe, head: pipe.lrange(Keys(head.host).recent, 0, count - 1))
-    wanted = [(head.host, run_id) for head, ids in zip(realms, lists, strict=True) for run_id in ids or ()]
+    lists = listed(pools, [(head.host, Keys(head.host).recent) for head in realms], 0, min(count, RECENT) - 1)
+    wanted = [(head.host, run_id) for head, ids in zip(realms, lists, strict=True) for run_id in ids]
     return sorted(load(pools, wanted), key=lambda run: -run.ended)[:count]
 
 
 def history(pools: Ledger, heads: Sequence[Head], source: str, count: int) -> list[Run]:
     """The runs of a source that ended last, in whichever of these realms. Raises LedgerAway and LedgerError."""
     hosts = [head.host for head in heads if head.ended]
-    lists = _each(pools, hosts, lambda pipe, host: pipe.lrange(Keys(host).history(source), 0, count - 1))
-    return load(pools, [(host, run_id) for host, ids in zip(hosts, lists, strict=True) for run_id in ids or ()])
+    lists = listed(pools, [(host, Keys(host).history(source)) for host in hosts], 0, min(count, HISTORY) - 1)
+    found = load(pools, [(host, run_id) for host, ids in zip(hosts, lists, strict=True) for run_id in ids])
+    return [run for run in found if run.request.source == source]
 
 
 def open_runs(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> list[tuple[Opened, str]]:
@@ -268,7 +200,7 @@ def open_runs(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> list
 
     Raises LedgerAway: some may be open then.
     """
-    script = pools.client.register_script(_OPEN_MANY)
+    script = pools.client.register_script(scripts.OPEN_MANY)
 
     def act(pipe: Pipeline, some: Sequence[tuple[str, RunRequest]]) -> None:
         calls = [
@@ -278,16 +210,23 @@ def open_runs(pools: Ledger, requests: Sequence[tuple[str, RunRequest]]) -> list
         script(args=[json.dumps(calls)], client=pipe)
 
     answers = [one for batch in _each(pools, list(_batches(requests, _OPENED_AT)), act) for one in json.loads(batch)]
-    return [opened(request, answer) for (_, request), answer in zip(requests, answers, strict=True)]
+    found = []
+    for (host, request), answer in zip(requests, answers, strict=True):
+        if answer == _UNREAD:
+            pools.unread.note(host, f"run:{request.id}")
+        found.append(opened(request, Opened.WAITS if answer == _UNREAD else answer))
+    return found
 
 
 def _waiting(pools: Ledger, hosts: Sequence[str]) -> list[tuple[str, list[str], bool]]:
     """Of each realm that has something: its host, the runs to look after, and whether it has a fence."""
-    return [
-        (batch[number], list(ids), bool(has_fence))
-        for batch, answer in zip(_batches(hosts), _look(pools, hosts, _WAITING), strict=True)
-        for number, ids, has_fence in answer
-    ]
+    found = []
+    for batch, answer in zip(_batches(hosts), _look(pools, hosts, sweepscripts.WAITING), strict=True):
+        for number, ids, has_fence, odd in answer:
+            found.append((batch[number], list(ids), bool(has_fence)))
+            if odd:
+                pools.unread.note(batch[number], "open", odd)
+    return found
 
 
 def _look(pools: Ledger, hosts: Sequence[str], script: str, *arguments: str) -> list[Any]:
@@ -312,12 +251,19 @@ def _batches(items: Sequence[Item], size: int = _LOOKED_AT) -> Iterator[Sequence
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
-def _each(pools: Ledger, items: Sequence[Item], ask: Callable[[Pipeline, Item], object]) -> list[Any]:
-    """One answer per item, many in one round trip; None where what lies there is of another type."""
+def _each(
+    pools: Ledger,
+    items: Sequence[Item],
+    ask: Callable[[Pipeline, Item], object],
+    host_of: Callable[[Item], str] = lambda _: "",
+) -> list[Any]:
+    """One answer per item, many in one round trip; None where Redis refuses for what lies in the realm of `host_of`."""
     answers: list[Any] = []
     for start in range(0, len(items), _ACTED_ON):
         pipe = pools.client.pipeline(transaction=False)
-        for item in items[start : start + _ACTED_ON]:
+        some = items[start : start + _ACTED_ON]
+        for item in some:
             ask(pipe, item)
-        answers += [known(one) for one in guarded(partial(pipe.execute, raise_on_error=False))]
+        said = guarded(partial(pipe.execute, raise_on_error=False))
+        answers += [known(one, host_of(item)) for one, item in zip(said, some, strict=True)]
     return answers

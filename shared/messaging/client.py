@@ -1,4 +1,8 @@
-"""What a command does with the job system: opens runs by hand, finds, follows, cancels, lists them; drains workers."""
+"""What a command does with the job system: opens runs by hand, finds, follows, cancels, lists them; drains workers.
+
+Invariant: what one host's agent has written into its own realm stands in nobody else's way. A run that it has planted
+under the id of another's stands back behind that one; a worker of its realm, behind those of the pools.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,15 @@ from shared.ledger.calls import REMEMBERED
 from shared.ledger.connect import connect
 from shared.ledger.errors import AmbiguousRun, LedgerAway, RunNotOver, UnknownRun, UnknownWorker
 from shared.ledger.ledger import Ledger
-from shared.ledger.model import ATTEMPTS, Run, RunKind, RunRequest, RunState, Word, new_run_id
-from shared.ledger.roll import Roll, WorkerInfo, worker_of
+from shared.ledger.model import ATTEMPTS, Run, RunKind, RunRequest, RunState, Word, new_run_id, run_id_for_slot
+from shared.ledger.roll import Roll, WorkerInfo, rolls, worker_of
 from shared.messaging.bell import ring
 from shared.messaging.broker import broker_url
-from shared.messaging.names import host_restore_queue, queue_of, realm_of
+from shared.messaging.names import host_queue, host_restore_queue, queue_of, realm_of
 
 if TYPE_CHECKING:
     from shared.config.fleet import Fleet
+    from shared.ledger.unread import Unread
 
 _POLL_FIRST = 0.02  # seconds after a change, then slower: small runs end at once
 _POLL = 0.2
@@ -150,14 +155,35 @@ def find(fleet: Fleet, run_id: str) -> tuple[Ledger, Run]:
         raise UnknownRun(f"{run_id[:40]!r} is no run's id", hint="An id is 32 digits of 0-9a-f; its first ones will do")
     whole = len(run_id) == _ID_LENGTH
     places = [(host, run_id) for host in sweep.homes(pools, realms(fleet), run_id)] if whole else pools.places(run_id)
-    runs = [(pools.realm(run.host), run) for run in sweep.load(pools, sorted(places))]
-    if not runs:
+    found = sweep.load(pools, sorted(places))
+    if not found:
+        if unread := pools.unread.counts():
+            hosts = ", ".join(host or "the pools" for host in unread)
+            raise UnknownRun(
+                f"run {run_id} can't be read: what lies there, in the part of {hosts}, is no run",
+                hint="docs/agents.md says what to do with an agent that writes such things",
+            )
         hint = f"Ended runs are kept for {REMEMBERED / 86400:.0f} days; `holdfast runs` lists them"
         raise UnknownRun(f"there is no run {run_id}", hint=hint)
+    first = min(_standing(fleet, run) for run in found)
+    runs = [(pools.realm(run.host), run) for run in found if _standing(fleet, run) == first]
     if len(runs) > 1:
-        some = ", ".join(run.id for _, run in runs[:4])
+        some = ", ".join(f"{run.id}{f' of {run.host}' if run.host else ''}" for _, run in runs[:4])
         raise AmbiguousRun(f"{len(runs)} runs begin with {run_id}", hint=f"Give more digits: {some}")
     return runs[0]
+
+
+def _standing(fleet: Fleet, run: Run) -> int:
+    """How well a run proves that its id is its own: 0 best. An agent may plant in its realm a run of any id."""
+    if not run.host:
+        return 0
+    request = run.request
+    facts = fleet.sources.get(request.source)
+    if facts is None or realm_of(request.kind, facts) != run.host:
+        return 3 if request.kind is not RunKind.RESTORE else 2
+    if request.slot and run.id == run_id_for_slot(request.source, request.policy, request.kind, request.slot):
+        return 1  # nobody else's can have it
+    return 2
 
 
 def cancel(fleet: Fleet, run_id: str, by: str) -> Word:
@@ -178,12 +204,15 @@ def cancel(fleet: Fleet, run_id: str, by: str) -> Word:
     return word
 
 
-def all_runs(fleet: Fleet, *, open_only: bool = False, source: str = "", count: int = 50) -> list[Run]:
+def all_runs(
+    fleet: Fleet, *, open_only: bool = False, source: str = "", count: int = 50, unread: Unread | None = None
+) -> list[Run]:
     """The runs of the fleet: those that are not over, then those that ended last, newest first; `count` at most.
 
-    With `source`, those of that source alone. Raises LedgerAway.
+    With `source`, those of that source alone. `unread` takes what can't be read. Raises LedgerAway.
     """
     pools = ledger_of(fleet)
+    pools.unread = unread or pools.unread
     heads = sweep.heads(pools, realms(fleet))
     under_way = sweep.load(pools, [(head.host, run_id) for head in heads for run_id in head.open])
     under_way = sorted((run for run in under_way if source in {"", run.request.source}), key=lambda run: -run.opened)
@@ -203,25 +232,35 @@ def workers(fleet: Fleet) -> list[WorkerInfo]:
     Raises LedgerAway.
     """
     pools = ledger_of(fleet)
-    found: list[WorkerInfo] = []
-    runs: dict[str, list[str]] = {}
-    for host in realms(fleet):
-        ledger = pools.realm(host)
-        found += Roll(ledger).workers()
-        for run in ledger.open_runs():
-            if run.state is not RunState.QUEUED:
-                runs.setdefault(worker_of(run.owner), []).append(run.id)
-    found.sort(key=lambda worker: worker.name)
-    return [replace(worker, runs=tuple(runs.get(worker.name, ()))) for worker in found]
+    hosts = realms(fleet)
+    runs: dict[tuple[str, str], list[str]] = {}
+    places = [(head.host, run_id) for head in sweep.heads(pools, hosts) for run_id in head.open]
+    for run in sweep.load(pools, places):
+        if run.state is not RunState.QUEUED:
+            runs.setdefault((run.host, worker_of(run.owner)), []).append(run.id)
+    found = rolls(pools, hosts)
+    # A worker of the pools' that serves a host, too, has runs in that host's realm.
+    return [replace(one, runs=tuple(_held(one, runs))) for one in found]
+
+
+def _held(worker: WorkerInfo, runs: Mapping[tuple[str, str], list[str]]) -> Iterator[str]:
+    """The runs that a worker has: in its own realm, and one of the pools also in those of the hosts that it serves."""
+    for (host, owner), ids in runs.items():
+        if owner == worker.name and (host == worker.realm or (not worker.realm and host_queue(host) in worker.queues)):
+            yield from ids
 
 
 def drain(fleet: Fleet, worker: str, by: str = "") -> None:
     """Ask a worker to take no more runs, to give back those that it has, and to exit: within half a minute.
 
-    Raises UnknownWorker and LedgerAway.
+    One of the pools where there is one of this name; else that of a host, or of each host that has one. Raises
+    UnknownWorker and LedgerAway.
     """
     pools = ledger_of(fleet)
-    if not any(Roll(pools.realm(host)).drain(worker, by) for host in realms(fleet)):
+    there = {one.realm for one in rolls(pools, realms(fleet)) if one.name == worker}
+    chosen = [""] if "" in there else sorted(there)
+    # Each is asked: a host's agent may have borrowed the name.
+    if True not in [Roll(pools.realm(host)).drain(worker, by) for host in chosen]:
         names = ", ".join(one.name for one in workers(fleet)[:8])
         raise UnknownWorker(
             f"no worker {worker!r} has been heard of in the last half minute",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.ledger.keys import realm_prefix
+from shared.ledger.keys import HOST_QUEUE, HOST_RESTORES, host_queues, realm_prefix
 from shared.ledger.model import RunKind
 
 if TYPE_CHECKING:
@@ -46,18 +46,16 @@ _CAPABILITY = {
     RunKind.SHARD: BACKUP,
     RunKind.REPLICATE: REPLICATION,
 }
-_HOST = "host."
-_RESTORES = f".{RESTORE}"  # no host's name ends so: the configuration refuses that
 
 
 def host_queue(host: str) -> str:
     """The queue of one server's worker."""
-    return f"{_HOST}{host}"
+    return host_queues(host)[0]
 
 
 def host_restore_queue(host: str) -> str:
     """The queue of one server's restores, so that none of them waits behind a backup."""
-    return f"{_HOST}{host}{_RESTORES}"
+    return host_queues(host)[1]
 
 
 def pool_queue(pool: str, capability: str) -> str:
@@ -101,9 +99,10 @@ def worker_queues(role: str, hosts: Sequence[str] = (), pools: Sequence[str] = (
 
 def redis_list(queue: str) -> str:
     """The list in Redis that is a queue."""
-    if not queue.startswith(_HOST):
+    if not queue.startswith(HOST_QUEUE):
         return queue
-    return f"{realm_prefix(queue.removeprefix(_HOST).removesuffix(_RESTORES))}{queue}"
+    # No host's name ends as its queue of restores does: the configuration refuses that.
+    return f"{realm_prefix(queue.removeprefix(HOST_QUEUE).removesuffix(HOST_RESTORES))}{queue}"
 
 
 def queue_in(name: str) -> str:
@@ -112,4 +111,4 @@ def queue_in(name: str) -> str:
 
 
 def _is_for_restores(queue: str) -> bool:
-    return queue == RESTORE or queue.endswith(_RESTORES)
+    return queue == RESTORE or queue.endswith(HOST_RESTORES)

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from shared.observability.logfile import LogFile
 from shared.observability.masks import Event, mask_secrets
 from shared.observability.structured import structlog
+from shared.plain import plain_lines
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _encode = json.JSONEncoder().encode  # what `mask_secrets` has passed is of JSON's own types
@@ -47,6 +48,11 @@ def _as_line(_logger: object, _method: str, text: Any) -> _Line:  # what the ren
     return _Line(text)
 
 
+def _plain(_logger: object, _method: str, event: Event) -> Event:
+    """What somebody else wrote must not steer the terminal that shows it. JSON escapes it by itself."""
+    return {name: plain_lines(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
 def set_up(*, stream: TextIO | None = None, log_file: str = "", level: int = logging.INFO) -> None:
     """Send everything that is logged to `stream` (standard error if None), or to a file. May be called again."""
     out = stream if stream is not None else sys.stderr
@@ -58,11 +64,12 @@ def set_up(*, stream: TextIO | None = None, log_file: str = "", level: int = log
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    renderer: structlog.typing.Processor = _as_json
+    renderers: list[structlog.typing.Processor] = [_as_json]
     if out.isatty() and not log_file:
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        renderers = [_plain, console]
     # A traceback is made a text before secrets are looked for: an error's message may hold one.
-    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, mask_secrets, renderer]
+    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, mask_secrets, *renderers]
     structlog.configure(
         processors=[*shared, *last, _as_line],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -113,6 +113,7 @@ LEDGER_USED = _gauge("ledger_memory_bytes", "", "What Redis has allocated")
 LEDGER_LIMIT = _gauge("ledger_memory_limit_bytes", "", "Redis's maxmemory; 0 for none")
 LEDGER_CLIENTS = _gauge("ledger_clients", "", "Connections to Redis")
 LEDGER_CLIENTS_LIMIT = _gauge("ledger_clients_limit", "", "Redis's maxclients")
+UNREAD = _gauge("ledger_unread_entries", "host", "Entries of a host's part of the ledger that can't be read")
 
 # The exporter itself.
 READ_SECONDS = _gauge("exporter_read_duration_seconds", "", "How long this scrape's reading of the ledger took")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from shared.config.opening import open_repository
 from shared.errors import HoldfastError
 from shared.ledger import sweep
-from shared.ledger.model import slot_time
+from shared.ledger.model import is_slot, slot_time
 from shared.repository.errors import RepositoryMissing
 
 if TYPE_CHECKING:
@@ -148,5 +148,6 @@ def from_ledger(
         return None
     known = dict.fromkeys(sources, "")
     for (_, source, _), state in zip(places, states, strict=True):
-        known[source] = max(known[source], state.last)
+        if is_slot(state.last):  # a host's agent says what it likes of its own source
+            known[source] = max(known[source], state.last)
     return {source: slot or None for source, slot in known.items()}

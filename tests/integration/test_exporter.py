@@ -26,34 +26,12 @@ from shared.ledger.connect import connect
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import Evidence, RunKind, RunRequest, RunState
 from shared.ledger.roll import Roll
-from shared.observability.metrics import METRICS
 from tests.support import forked
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import a_run, own_ledger, until
 from tests.support.monitoring import ROOT, ExporterServer
+from tests.support.scraping import FAMILIES, Scraper
 from tests.support.tools import ValkeyServer
-
-FAMILIES = {metric.name.removesuffix("_total"): metric for metric in METRICS}
-
-
-class Scraper:
-    """An exporter in this process, and its answers as {name: {labels: value}}."""
-
-    def __init__(self, path: str) -> None:
-        self.watch = FleetWatch(path)
-        self._registry = CollectorRegistry()
-        self._collector = FleetCollector(self.watch)
-        self._registry.register(self._collector)
-
-    def scrape(self) -> dict[str, dict[tuple[str, ...], float]]:
-        """One scrape; labels in the order of the table."""
-        found: dict[str, dict[tuple[str, ...], float]] = {}
-        for family in text_string_to_metric_families(generate_latest(self._registry).decode()):
-            metric = FAMILIES[family.name]
-            found[metric.name] = {
-                tuple(sample.labels[label] for label in metric.labels): sample.value for sample in family.samples
-            }
-        return found
 
 
 class Seen:

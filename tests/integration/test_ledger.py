@@ -202,7 +202,7 @@ def test_redis_that_is_away_is_told_from_one_that_refuses(server: tuple[Ledger, 
     ledger, valkey = server
     ledger.client.set(ledger.keys.open, "what?")
     with pytest.raises(LedgerError, match="refuses") as refused:
-        ledger.open_runs()
+        ledger.open(a_run())
     assert not isinstance(refused.value, LedgerAway)
     ledger.client.flushall()
     ledger.client.config_set("maxmemory", "1")

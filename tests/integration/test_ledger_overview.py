@@ -51,7 +51,7 @@ def test_realms_and_sources_are_seen_in_one_go(ledger: Ledger) -> None:
         ended(realm, "data", RunState.SUCCEEDED)
         failed = ended(realm, "data", RunState.FAILED, f"no login at {host}")
         realm.open(a_run("data"))
-        Roll(realm).beat(f"worker@{host}", host, 7, ["backup"])
+        Roll(realm).beat(f"worker@{host}", host, 7, [f"host.{host}" if host else "backup"])
         assert realm.get(failed) is not None
     Roll(ledger).drain("worker@", "me")
     ledger.client.set(BEAT_LOCK, "x")
@@ -64,8 +64,8 @@ def test_realms_and_sources_are_seen_in_one_go(ledger: Ledger) -> None:
     ] * 3
     assert [(one.name, one.queues, one.drained) for one in seen.workers] == [
         ("worker@", ("backup",), True),
-        ("worker@h3", ("backup",), False),
-        ("worker@h699", ("backup",), False),
+        ("worker@h3", ("host.h3",), False),
+        ("worker@h699", ("host.h699",), False),
     ]
     told = {host: view for host, view in zip(hosts, seen.sources, strict=True) if view != SourceView()}
     assert sorted(told) == ["", "h3", "h699"]

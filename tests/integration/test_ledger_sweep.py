@@ -38,7 +38,7 @@ def test_backups_of_many_hosts_are_opened_at_once(ledger: Ledger) -> None:
     """Each in its host's realm; one that is open already is joined, under the id that it has."""
     first = a_run(HOSTS[7])
     ledger.realm(HOSTS[7]).open_backup(first)
-    requests = [(host, a_run(host)) for host in HOSTS]
+    requests = [(host, a_run(host, host=host)) for host in HOSTS]
     answers = sweep.open_runs(ledger, requests)
     assert answers[7] == (Opened.JOINED, first.id)
     assert [answer for answer in answers if answer[0] is not Opened.OPENED] == [answers[7]]

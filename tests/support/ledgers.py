@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from shared.ledger import model
 from shared.ledger.connect import connect
+from shared.ledger.keys import host_queues
 from shared.ledger.lease import Lease
 from shared.ledger.ledger import Ledger
 from shared.ledger.model import RunKind, RunRequest, new_run_id
@@ -30,9 +31,12 @@ def own_ledger(directory: str, *, lease_seconds: float = 15.0) -> Iterator[tuple
             ledger.client.close()
 
 
-def a_run(source: str = "web1", kind: RunKind = RunKind.FULL, *, slot: str = "2026-03-04T02:00:00Z") -> RunRequest:
-    """A request with an id of its own."""
-    return RunRequest(new_run_id(), kind, source, policy="all", slot=slot, queue="backup")
+def a_run(
+    source: str = "web1", kind: RunKind = RunKind.FULL, *, slot: str = "2026-03-04T02:00:00Z", host: str = ""
+) -> RunRequest:
+    """A request with an id of its own, for the realm of a host or (empty) of the pools."""
+    queue = host_queues(host)[0] if host else "backup"
+    return RunRequest(new_run_id(), kind, source, policy="all", slot=slot, queue=queue)
 
 
 def until(look: Callable[[], Found | None], *, seconds: float = 60.0, what: str = "") -> Found:

@@ -102,6 +102,6 @@ def test_what_is_no_time_says_how_to_write_one(text: str) -> None:
         parse_when(text, NOW, BERLIN)
 
 
-def test_what_would_steer_a_terminal_is_not_shown() -> None:
+def test_what_would_steer_a_terminal_is_shown_escaped() -> None:
     """A name or an error that an agent wrote is a text, and nothing else."""
-    assert show.plain("web\x1b[2J1\u202e") == "web?[2J1?"
+    assert show.plain("w\u00e9b\x1b[2J1\u202e\n") == "w\u00e9b\\x1b[2J1\\u202e\\n"

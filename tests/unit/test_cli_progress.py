@@ -50,7 +50,7 @@ def test_json_and_quiet_show_nothing(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_starts_no_thread_and_shows_no_control_characters() -> None:
+def test_a_bar_starts_no_thread_and_escapes_control_characters() -> None:
     """The process may still fork, and a file's name must not steer the terminal."""
     before = threading.active_count()
     bar = progress.BarView("[web1]", color=False)
@@ -59,4 +59,4 @@ def test_a_bar_starts_no_thread_and_shows_no_control_characters() -> None:
     task = bar._bar.tasks[0]
     got = (threading.active_count(), task.completed, task.total, task.fields["current"])
     bar.close()
-    assert got == (before, 92_000_000, 1_200_000_000, "evil?[2J?.txt")
+    assert got == (before, 92_000_000, 1_200_000_000, "evil\\x1b[2J\\udcff.txt")

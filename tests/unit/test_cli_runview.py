@@ -10,6 +10,7 @@ import pytest
 from cli import format as show
 from cli.progress import pace
 from cli.runview import as_json, details, table, ways_out
+from cli.terminal import shown
 from shared.ledger.model import Attempt, Run, RunKind, RunRequest, RunState
 
 NOW = 1_772_420_000.0
@@ -50,8 +51,8 @@ QUEUED = Run(RunRequest(ID, RunKind.VERIFY, "web1", queue="maintenance"), RunSta
 
 
 def plain(lines: list[str]) -> list[str]:
-    """Without colour."""
-    return [click.unstyle(line) for line in lines]
+    """As a terminal gets them, without colour."""
+    return [click.unstyle(shown(line)) for line in lines]
 
 
 def test_a_list_of_runs() -> None:
@@ -65,9 +66,9 @@ def test_a_list_of_runs() -> None:
 
 
 def test_a_run_under_way_in_full() -> None:
-    """With its progress, rate and time left, and the attempts before; control characters of a name are not shown."""
+    """With its progress, rate and time left, and the attempts before; control characters are shown escaped."""
     lines = plain(details(RUNNING, NOW))
-    assert "so far   3 files, 50 MB of 200 MB, 5.0 MB/s, 30 s left: /srv/?evil" in lines
+    assert "so far   3 files, 50 MB of 200 MB, 5.0 MB/s, 30 s left: /srv/\\x1bevil" in lines
     assert "attempt  1 by w@g:5, 2026-03-02T02:51:50Z, 1m 00s: its worker stopped answering" in lines
     assert lines[-2:] == ["try      holdfast runs follow 8f218f218f21", "try      holdfast runs cancel 8f218f218f21"]
 
@@ -117,3 +118,13 @@ def test_a_run_for_programs() -> None:
 def test_rate_and_time_left(event: dict[str, int], count: int, seconds: float, said: str) -> None:
     """As far as they can be told."""
     assert pace(event, count, seconds) == said
+
+
+def test_what_a_hosts_agent_tells_says_so_and_stays_in_its_column() -> None:
+    """Lines of an error are no lines of ours; who tells of another's source is named."""
+    forged = replace(FAILED, host="web1", error="x\ntry      rm -rf /\x1b[2J")
+    lines = "\n".join(plain(details(forged, NOW))).splitlines()
+    assert "host     web1, whose agent tells all of this" in lines
+    assert [line for line in lines if "rm -rf" in line] == ["         try      rm -rf /\\x1b[2J (exit code 32)"]
+    assert "db/orders on web1" in plain(table([forged], NOW, {"db/orders": "db"}))[1]
+    assert "db/orders on" not in plain(table([forged], NOW, {"db/orders": "web1"}))[1]

@@ -108,3 +108,25 @@ def test_a_reason_is_not_taken_for_a_secret(stream: io.StringIO) -> None:
     """What an error says about a password stays readable."""
     structlog.get_logger("holdfast").error("recovery password: no key opens with it, see docs")
     assert "recovery password: no key opens with it, see docs" in stream.getvalue()
+
+
+def test_what_somebody_else_wrote_does_not_steer_the_terminal(stream: io.StringIO) -> None:
+    """Where lines are shown and not JSON: an error of an agent's, a traceback, a standard library's message."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert not stream.isatty()
+    shown = Terminal()
+    set_up(stream=shown)
+    log = structlog.get_logger("holdfast.scheduler")
+    log.warning("given up", reason="\x1b[2Jgone\u202e", source="web1\r")
+    logging.getLogger("somewhere").warning("told %s", "\x9b2J")
+    try:
+        raise ValueError("\x1b]0;t\x07")
+    except ValueError:
+        log.exception("broken")
+    said = shown.getvalue()
+    assert [part for part in ("\x1b[2J", "\u202e", "\r", "\x9b", "\x1b]", "\x07") if part in said] == []
+    assert "\\x1b[2Jgone\\u202e" in said
