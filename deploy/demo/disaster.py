@@ -46,7 +46,7 @@ class Disaster:
         only = (
             f"{len(self.lost)} snapshot only there" if len(self.lost) == 1 else f"{len(self.lost)} snapshots only there"
         )
-        return f"{place.lost} the primary site: {OTHER} takes its place after {seconds:.1f} s; {only}"
+        return f"{place.lost}, the primary site: {OTHER} takes its place after {seconds:.1f} s; {only}"
 
     def goes_on(self) -> str:
         """Backups and restores, at the other site."""
@@ -65,9 +65,7 @@ class Disaster:
         self.measures["RTO: from the loss to the first new backup elsewhere"] = f"{seconds:.1f} s"
         target = os.path.join(self.stage.root, "back-from-b")
         began = time.monotonic()
-        self.stage.holdfast(
-            "restore", f"{SOURCE}:{path}", "--snapshot", str(run.result["snapshot"]), "--to", target, "--yes"
-        )
+        self.stage.holdfast("restore", f"{SOURCE}:{path}", "--snapshot", str(run.result["snapshot"]), "--to", target)
         if content(os.path.join(target, "README.md")) != wanted:
             raise DemoFailed(f"{path} came back different from site {OTHER}")
         self.measures["a file restored from the other site"] = f"{time.monotonic() - began:.1f} s"
