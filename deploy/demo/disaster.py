@@ -78,7 +78,7 @@ class Disaster:
         self.stage.up()
         wait_for(self._redis_answers, "Redis", every=0.02)
         began = time.monotonic()
-        self.stage.holdfast("rebuild")
+        self.stage.holdfast("rebuild", "--site", OTHER)
         seconds = time.monotonic() - began
         known = self.stage.ledger.evidence(SOURCE, OTHER)
         if known is None or not known.last_full:
