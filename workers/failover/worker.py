@@ -141,7 +141,7 @@ class FailoverWorker:
 
     def _do(self, seen: Seen, act: Act, least: int, asked: Asked) -> None:
         if not isinstance(act, Make):
-            self._pilot.carry_out(self._register, seen, act, least=least)
+            self._pilot.carry_out(self._register, seen, act, clock=time.monotonic, least=least)
             return
         if time.monotonic() < self._refused.get(act.site, float("-inf")):
             return
@@ -158,7 +158,7 @@ class FailoverWorker:
             _log.warning("the hook before a change of primary forbids it", site=act.site, reason=str(error))
             run_after(hooks, act, look, made=False)
             return
-        made = self._pilot.carry_out(self._register, seen, act, least=least)
+        made = self._pilot.carry_out(self._register, seen, act, clock=time.monotonic, least=least)
         if made:
             _log.warning("the primary has changed", move=act.what.value, site=act.site, to=act.to, reason=act.why)
         run_after(hooks, act, look, made=made)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shared.topology.memory import Memory
 from shared.topology.notes import Phase, note_of, orders_of, with_note, with_orders
 from tests.support.simulation.checks import Checks, Wrong
-from tests.support.simulation.crew import RULES, Movers, Worker, people, register_at
+from tests.support.simulation.crew import DEEDS, RULES, Movers, Worker, people, register_at
 from tests.support.simulation.fast import hurry
 from tests.support.simulation.world import World, make_world
 
@@ -31,11 +31,12 @@ class Weather:
     clocks: float
     kills: float
     hands: float
+    deed: str  # what people do mostly
 
 
 def weather(draw: random.Random) -> Weather:
     """Some."""
-    return Weather(draw.choice([0.5, 1, 3]), *(draw.choice([0, 1, 1, 4]) for _ in range(5)))
+    return Weather(draw.choice([0.5, 1, 3]), *(draw.choice([0, 1, 4]) for _ in range(5)), draw.choice(DEEDS))
 
 
 @dataclass
@@ -62,7 +63,7 @@ def play(seed: int) -> Played:
         _found(world)
         for _ in range(TICKS):
             _faults(world, crew, often)
-            _tick(world, crew, movers, checks, by_hand=0.02 * often.hands)
+            _tick(world, crew, movers, checks, by_hand=0.02 * often.hands, deed=often.deed)
         _heal(world, crew)
         _rest(world, crew, movers, checks)
     except Wrong as error:
@@ -76,7 +77,7 @@ def _found(world: World) -> None:
     world.states[world.newest.epoch] = world.newest
 
 
-def _tick(world: World, crew: list[Worker], movers: Movers, checks: Checks, *, by_hand: float) -> None:
+def _tick(world: World, crew: list[Worker], movers: Movers, checks: Checks, *, by_hand: float, deed: str = "") -> None:
     world.tick += 1
     world.silent = {place: until for place, until in world.silent.items() if until > world.tick}
     world.remember()
@@ -89,7 +90,7 @@ def _tick(world: World, crew: list[Worker], movers: Movers, checks: Checks, *, b
         checks.after()
     movers.work(checks)
     if by_hand and world.draw.random() < by_hand:
-        people(world, world.draw.choice(world.places), Memory())
+        people(world, world.draw.choice(world.places), Memory(), deed)
     checks.after()
 
 
