@@ -49,13 +49,13 @@ class Played:
     wrong: str = ""
 
 
-def play(seed: int) -> Played:
-    """Play one schedule; `wrong` says what must not be, and was."""
+def play(seed: int, often: Weather | None = None) -> Played:
+    """Play one schedule, in some weather or in a given one; `wrong` says what must not be, and was."""
     hurry()
     draw = random.Random(seed)
     world = make_world(draw)
     checks = Checks(world)
-    often = weather(draw)
+    often = often or weather(draw)
     rules = replace(RULES, automatic=draw.random() < 0.85)
     crew = [Worker(world, place, rules) for place in world.places]
     movers = Movers(world, world.places[-1])
