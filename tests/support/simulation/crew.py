@@ -32,7 +32,7 @@ RULES = Rules(
     old=5.0,
     grace=14.0,
     cool_down=60.0,
-    at_most=3,
+    at_most=2,
     takes_over_after=20.0,
     fails_back=True,
 )

@@ -126,7 +126,7 @@ def _faults(world: World, crew: list[Worker], often: Weather) -> None:
 
 
 def _heal(world: World, crew: list[Worker]) -> None:
-    """All faults end, but that one site may stay dead; people take back what they have ordered."""
+    """All faults end, but that one site may stay dead, and one place cut off; people take back what they have ordered."""
     world.cut.clear()
     world.silent.clear()
     world.skew.clear()
@@ -140,6 +140,8 @@ def _heal(world: World, crew: list[Worker]) -> None:
     if world.draw.random() < 0.5:
         primary = world.newest.primary("a")
         world.sites[primary].works, world.sites[primary].dead = False, True
+        if len(world.places) == 2 and world.draw.random() < 0.5:  # a place that is heard of, and sees everything down
+            world.cut |= {(world.places[0], name) for name in world.sites}
 
 
 def _as_it_was(state: State) -> State:
@@ -165,7 +167,7 @@ def _rest(world: World, crew: list[Worker], movers: Movers, checks: Checks) -> N
     while world.tick < began + REST:
         _tick(world, crew, movers, checks, by_hand=0.0)
         if world.tick == began + READ_AFTER:
-            world.newest = register_at(world, world.places[0], Memory()).change(_accepted)
+            world.newest = register_at(world, world.places[-1], Memory()).change(_accepted)
         if world.tick > began + READ_AFTER and not (why := checks.unrest()):
             return
     raise Wrong(f"no rest: {why}")
