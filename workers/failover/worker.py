@@ -18,7 +18,6 @@ from shared.observability.structured import structlog
 from shared.topology.moves import primaries_of
 from shared.topology.notes import Phase
 from workers.failover.hooks import run_after, run_before
-from workers.failover.judge import Judgement
 from workers.failover.knowing import Knowing
 from workers.failover.looks import Looks
 from workers.failover.machine import Act, Make, phase_now
@@ -134,9 +133,8 @@ class FailoverWorker:
         for site in seen.state.keepers:
             phase = phase_now(site, seen)
             if phase is not self._told.get(site, Phase.HEALTHY):
-                judged = seen.streak(site).judgement
-                log = _log.warning if judged is Judgement.DOWN else _log.info
-                log("a site's state has changed", site=site, state=phase.value, judged=judged.value)
+                judged = seen.streak(site).judgement.value
+                _log.warning("a site's state has changed", site=site, state=phase.value, judged=judged)
             self._told[site] = phase
 
     def _do(self, seen: Seen, act: Act, least: int, asked: Asked) -> None:

@@ -126,7 +126,7 @@ def _faults(world: World, crew: list[Worker], often: Weather) -> None:
 
 
 def _heal(world: World, crew: list[Worker]) -> None:
-    """All faults end, but that one site may stay dead, and one place cut off; people take back what they have ordered."""
+    """Faults end, but that one site may stay dead, one place cut off; people take back what they have ordered."""
     world.cut.clear()
     world.silent.clear()
     world.skew.clear()
