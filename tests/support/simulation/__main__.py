@@ -8,6 +8,8 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
+import structlog
+
 from tests.support.simulation.play import Played, play
 
 
@@ -17,7 +19,7 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     began, moves, wrong = time.monotonic(), 0, 0
     with ProcessPoolExecutor() as processes:
         seeds = range(options.first, options.first + options.schedules)
