@@ -18,7 +18,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 	--generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos soak check bench bench-jobs bench-fleet bench-sites tools venv lock clean
+.PHONY: help demo test chaos soak simulate check bench bench-jobs bench-fleet bench-sites tools venv lock clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ chaos: $(STAMP) tools ## Kill and freeze everything for an hour (ARGS: --chaos-s
 soak: $(STAMP) tools ## Kill all that works, for an hour, under thousands of sources (ARGS as chaos); writes docs/soak.md
 	@$(BIN)/python -m pytest -q -s tests/chaos/test_soak.py --soak-sources=2000 \
 		--chaos-seconds=3600 --chaos-report=docs/soak.md $(ARGS)
+
+simulate: $(STAMP) ## Play 100,000 schedules of faults against the failover's machine (ARGS: --schedules, --first)
+	@$(BIN)/python -m tests.support.simulation $(ARGS)
 
 check: $(STAMP) ## Format, lint, types and layers, as strict as CI
 	@echo "check: ruff format"

@@ -36,8 +36,8 @@ class Failover(Model):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if not 0.1 <= self.interval <= 60:
-            raise wrong("interval is from 0.1s to 1m")
+        if not 1 <= self.interval <= 60:
+            raise wrong("interval is from 1s to 1m")
         if self.down_after < self.interval:
             raise wrong("down_after is shorter than interval, so one look would decide")
         if self.failback_hours is not None and self.failback == "by hand":

@@ -78,21 +78,12 @@ class Move:
         return f"{self.what.value} {self.site}{f' to {self.to}' if self.to else ''}"
 
 
-def carry_out(
-    register: Register, move: Move, *, least: int = 0, unless: Callable[[State], str] = lambda _: ""
-) -> State:
+def carry_out(register: Register, move: Move, *, least: int = 0) -> State:
     """Make it so: the state that was decided. `least`: so many members are enough, as a person has said.
 
-    `unless` says of the newest state why it is not to be, or nothing. Raises MoveRefused, StaleEpoch, NoMajority.
+    Raises MoveRefused, StaleEpoch, NoMajority.
     """
-
-    def apply(state: State) -> State:
-        made = move.claim in {one.epoch.claimant for one in state.history}
-        if why := "" if made else unless(state):
-            raise MoveRefused(f"nothing was changed: {why}")
-        return move(state)
-
-    return register.change(apply, least=least)
+    return register.change(move, least=least)
 
 
 def primaries_of(fleet: Fleet) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from cli.effective import size
 from cli.main import holdfast
-from shared.config import around, health, inventory, limits, models, preset, scheduling
+from shared.config import around, failover, health, inventory, limits, models, preset, scheduling
 from shared.config.loader import load_text
 from shared.config.programs import KEPT
 from shared.config.secrets import Secret
@@ -345,6 +345,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "The file itself": models.FleetFile,
     "`defaults`": models.Defaults,
     "`exporter`": models.Exporter,
+    "`failover`": failover.Failover,
+    "`failover.hooks`": failover.FailoverHooks,
     "`inventory`": inventory.Inventory,
     "`health`": health.Health,
     "`limits`": limits.Limits,

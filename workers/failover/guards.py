@@ -30,9 +30,9 @@ class Seen:
     `state`: the register's. `primaries`: the sites that the configuration names. `streaks`: of each site. `behind`: by
     site and who might take its place, for each source that would be lost more than its RPO allows, a text. `alike`: of
     a site in whose place another is, whether neither lacks anything. `began`: when we started; `jumped`: when the
-    wall's clock was last found to have jumped; `off`: it is not that of the others; `confirmed`: another says
-    the same. `met`: by epoch, when we saw it decided; by site, when its note came. `back_at`: whether a switch back by
-    itself is allowed now.
+    wall's clock was last found to have jumped; `off`: it is not that of the others; `confirmed`: another
+    says the same. `met`: by epoch, when we saw it decided; by site, when its note came. `back_at`: whether a switch
+    back by itself is allowed now.
     """
 
     state: State

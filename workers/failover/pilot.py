@@ -6,14 +6,14 @@ under the worker's loop and under the simulator.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shared.observability.structured import structlog
 from shared.topology.errors import MoveRefused, NoMajority, StaleEpoch
 from shared.topology.moves import Move, carry_out, new_claim
-from shared.topology.notes import note_of, with_note
+from shared.topology.notes import Note, Orders, note_of, orders_of, with_note
 from shared.topology.register import Standing
 from workers.failover.guards import Seen
 from workers.failover.judge import Heard, Judgement, Streak, clock_is_off, is_fresh, judge, tells_our_time
@@ -37,6 +37,34 @@ class Knowledge:
     behind: Mapping[tuple[str, str], tuple[str, ...]]
     alike: Mapping[str, bool]
     back_at: bool = False
+
+
+def decided_long_ago(age: float, rules: Rules) -> bool:
+    """Whether who decided has slept since: what was seen then says nothing of now, though the epoch is the same."""
+    return age > rules.old
+
+
+def is_overtaken(state: State, site: str, note: Note, orders: Orders) -> bool:
+    """Whether somebody has noted or ordered something else since: that raises no epoch."""
+    return note_of(state, site) != note or orders_of(state) != orders
+
+
+@dataclass(frozen=True)
+class _Timely(Move):
+    """A move that holds only for a moment, and for what was noted when it was decided on; asked at each round."""
+
+    note: Note = field(default_factory=Note)
+    orders: Orders = field(default_factory=Orders)
+    age: Callable[[], float] = lambda: 0.0
+    rules: Rules | None = None
+
+    def __call__(self, state: State) -> State:
+        made = self.claim in {one.epoch.claimant for one in state.history}
+        if not made and self.rules is not None and decided_long_ago(self.age(), self.rules):
+            raise StaleEpoch("nothing was changed: it was decided too long ago", hint="The next look decides anew")
+        if not made and is_overtaken(state, self.site, self.note, self.orders):
+            raise StaleEpoch("nothing was changed: somebody was faster", hint="The next look decides anew")
+        return Move.__call__(self, state)
 
 
 class Pilot:
@@ -109,17 +137,13 @@ class Pilot:
         found = (step(site, seen, self._rules, self.me) for site in seen.state.members)
         return [act for act in found if act is not None]
 
-    def carry_out(self, register: Register, seen: Seen, act: Act, *, clock: float, least: int = 0) -> bool:
-        """Do it; False where it was not to be: others were faster, or no majority answers. The next look tells.
-
-        What was seen too long ago is no reason any more: this process may have been frozen.
-        """
-        if clock - seen.clock > self._rules.old:
-            _log.warning("too late to act on what was seen", site=act.site, seconds=round(clock - seen.clock))
-            return False
+    def carry_out(
+        self, register: Register, seen: Seen, act: Act, *, clock: Callable[[], float], least: int = 0
+    ) -> bool:
+        """Do it; False where it was not to be: others were faster, or no majority answers. The next look tells."""
         try:
             if isinstance(act, Make):
-                move = Move(
+                move = _Timely(
                     act.what,
                     act.site,
                     act.to,
@@ -130,13 +154,12 @@ class Pilot:
                     agreed=seen.state.epoch,
                     at=seen.now,
                     claim=new_claim(self.me),
+                    note=act.note,
+                    orders=orders_of(seen.state),
+                    age=lambda: clock() - seen.clock,
+                    rules=self._rules,
                 )
-                carry_out(
-                    register,
-                    move,
-                    least=least,
-                    unless=lambda state: "" if note_of(state, act.site) == act.note else "another note stands by now",
-                )
+                carry_out(register, move, least=least)
             else:
                 register.change(lambda state: with_note(state, act.site, act.before, act.after), least=least)
         except (MoveRefused, StaleEpoch, NoMajority) as error:

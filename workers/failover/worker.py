@@ -18,7 +18,6 @@ from shared.observability.structured import structlog
 from shared.topology.moves import primaries_of
 from shared.topology.notes import Phase
 from workers.failover.hooks import run_after, run_before
-from workers.failover.judge import Judgement
 from workers.failover.knowing import Knowing
 from workers.failover.looks import Looks
 from workers.failover.machine import Act, Make, phase_now
@@ -134,14 +133,13 @@ class FailoverWorker:
         for site in seen.state.keepers:
             phase = phase_now(site, seen)
             if phase is not self._told.get(site, Phase.HEALTHY):
-                judged = seen.streak(site).judgement
-                log = _log.warning if judged is Judgement.DOWN else _log.info
-                log("a site's state has changed", site=site, state=phase.value, judged=judged.value)
+                judged = seen.streak(site).judgement.value
+                _log.warning("a site's state has changed", site=site, state=phase.value, judged=judged)
             self._told[site] = phase
 
     def _do(self, seen: Seen, act: Act, least: int, asked: Asked) -> None:
         if not isinstance(act, Make):
-            self._pilot.carry_out(self._register, seen, act, clock=time.monotonic(), least=least)
+            self._pilot.carry_out(self._register, seen, act, clock=time.monotonic, least=least)
             return
         if time.monotonic() < self._refused.get(act.site, float("-inf")):
             return
@@ -158,7 +156,7 @@ class FailoverWorker:
             _log.warning("the hook before a change of primary forbids it", site=act.site, reason=str(error))
             run_after(hooks, act, look, made=False)
             return
-        made = self._pilot.carry_out(self._register, seen, act, clock=time.monotonic(), least=least)
+        made = self._pilot.carry_out(self._register, seen, act, clock=time.monotonic, least=least)
         if made:
             _log.warning("the primary has changed", move=act.what.value, site=act.site, to=act.to, reason=act.why)
         run_after(hooks, act, look, made=made)

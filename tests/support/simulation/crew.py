@@ -32,7 +32,7 @@ RULES = Rules(
     old=5.0,
     grace=14.0,
     cool_down=60.0,
-    at_most=3,
+    at_most=2,
     takes_over_after=20.0,
     fails_back=True,
 )
@@ -139,7 +139,7 @@ class Worker:
             return False
         before = world.newest
         try:
-            done = self.pilot is not None and self.pilot.carry_out(register, seen, act, clock=world.clock)
+            done = self.pilot is not None and self.pilot.carry_out(register, seen, act, clock=lambda: world.clock)
         except Died:
             self.die(world.draw.randint(1, 8))
             done = False
@@ -233,7 +233,10 @@ class Movers:
             world.sites[site].snapshots.discard(oldest)
 
 
-def people(world: World, place: str, memory: Memory) -> None:
+DEEDS = ("switchover", "failover", "failback", "pause", "resume", "maintenance", "ack", "accept")
+
+
+def people(world: World, place: str, memory: Memory, favourite: str) -> None:
     """Somebody does something by hand, as the commands do it."""
     draw = world.draw
     register = register_at(world, place, memory)
@@ -242,7 +245,7 @@ def people(world: World, place: str, memory: Memory) -> None:
         return
     site, to = draw.choice(world.keepers), draw.choice(world.keepers)
     primaries = frozenset([PRIMARY])
-    deed = draw.choice(["switchover", "failover", "failback", "pause", "resume", "maintenance", "ack", "accept"])
+    deed = favourite if draw.random() < 0.6 else draw.choice(DEEDS)
     with suppress(*_REFUSED, Died):
         if deed in {"switchover", "failover", "failback"}:
             what = What(deed)
@@ -252,7 +255,7 @@ def people(world: World, place: str, memory: Memory) -> None:
             if what is not What.SWITCHOVER or world.reaches(place, to):
                 carry_out(register, move)
         elif deed == "maintenance":
-            until = world.wall(place) + draw.choice([0.0, 30.0])
+            until = world.wall(place) + draw.choice([0.0, 30.0, 90.0])
 
             def tend(state: State) -> State:
                 note = note_of(state, site)

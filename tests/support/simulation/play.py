@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shared.topology.memory import Memory
 from shared.topology.notes import Phase, note_of, orders_of, with_note, with_orders
 from tests.support.simulation.checks import Checks, Wrong
-from tests.support.simulation.crew import RULES, Movers, Worker, people, register_at
+from tests.support.simulation.crew import DEEDS, RULES, Movers, Worker, people, register_at
 from tests.support.simulation.fast import hurry
 from tests.support.simulation.world import World, make_world
 
@@ -31,11 +31,12 @@ class Weather:
     clocks: float
     kills: float
     hands: float
+    deed: str  # what people do mostly
 
 
 def weather(draw: random.Random) -> Weather:
     """Some."""
-    return Weather(draw.choice([0.5, 1, 3]), *(draw.choice([0, 1, 1, 4]) for _ in range(5)))
+    return Weather(draw.choice([0.5, 1, 3]), *(draw.choice([0, 1, 4]) for _ in range(5)), draw.choice(DEEDS))
 
 
 @dataclass
@@ -48,13 +49,13 @@ class Played:
     wrong: str = ""
 
 
-def play(seed: int) -> Played:
-    """Play one schedule; `wrong` says what must not be, and was."""
+def play(seed: int, often: Weather | None = None) -> Played:
+    """Play one schedule, in some weather or in a given one; `wrong` says what must not be, and was."""
     hurry()
     draw = random.Random(seed)
     world = make_world(draw)
     checks = Checks(world)
-    often = weather(draw)
+    often = often or weather(draw)
     rules = replace(RULES, automatic=draw.random() < 0.85)
     crew = [Worker(world, place, rules) for place in world.places]
     movers = Movers(world, world.places[-1])
@@ -62,7 +63,7 @@ def play(seed: int) -> Played:
         _found(world)
         for _ in range(TICKS):
             _faults(world, crew, often)
-            _tick(world, crew, movers, checks, by_hand=0.02 * often.hands)
+            _tick(world, crew, movers, checks, by_hand=0.02 * often.hands, deed=often.deed)
         _heal(world, crew)
         _rest(world, crew, movers, checks)
     except Wrong as error:
@@ -76,7 +77,7 @@ def _found(world: World) -> None:
     world.states[world.newest.epoch] = world.newest
 
 
-def _tick(world: World, crew: list[Worker], movers: Movers, checks: Checks, *, by_hand: float) -> None:
+def _tick(world: World, crew: list[Worker], movers: Movers, checks: Checks, *, by_hand: float, deed: str = "") -> None:
     world.tick += 1
     world.silent = {place: until for place, until in world.silent.items() if until > world.tick}
     world.remember()
@@ -89,7 +90,7 @@ def _tick(world: World, crew: list[Worker], movers: Movers, checks: Checks, *, b
         checks.after()
     movers.work(checks)
     if by_hand and world.draw.random() < by_hand:
-        people(world, world.draw.choice(world.places), Memory())
+        people(world, world.draw.choice(world.places), Memory(), deed)
     checks.after()
 
 
@@ -125,7 +126,7 @@ def _faults(world: World, crew: list[Worker], often: Weather) -> None:
 
 
 def _heal(world: World, crew: list[Worker]) -> None:
-    """All faults end, but that one site may stay dead; people take back what they have ordered."""
+    """Faults end, but that one site may stay dead, one place cut off; people take back what they have ordered."""
     world.cut.clear()
     world.silent.clear()
     world.skew.clear()
@@ -139,6 +140,8 @@ def _heal(world: World, crew: list[Worker]) -> None:
     if world.draw.random() < 0.5:
         primary = world.newest.primary("a")
         world.sites[primary].works, world.sites[primary].dead = False, True
+        if len(world.places) == 2 and world.draw.random() < 0.5:  # a place that is heard of, and sees everything down
+            world.cut |= {(world.places[0], name) for name in world.sites}
 
 
 def _as_it_was(state: State) -> State:
@@ -164,7 +167,7 @@ def _rest(world: World, crew: list[Worker], movers: Movers, checks: Checks) -> N
     while world.tick < began + REST:
         _tick(world, crew, movers, checks, by_hand=0.0)
         if world.tick == began + READ_AFTER:
-            world.newest = register_at(world, world.places[0], Memory()).change(_accepted)
+            world.newest = register_at(world, world.places[-1], Memory()).change(_accepted)
         if world.tick > began + READ_AFTER and not (why := checks.unrest()):
             return
     raise Wrong(f"no rest: {why}")

@@ -44,8 +44,8 @@ def _any_word_is_yes(to: pytest.MonkeyPatch) -> None:
 
 
 def _whatever_the_epoch(to: pytest.MonkeyPatch) -> None:
-    shipped = pilot.Move
-    to.setattr(pilot, "Move", lambda *args, **more: shipped(*args, **{**more, "agreed": None}))
+    shipped = pilot._Timely
+    to.setattr(pilot, "_Timely", lambda *args, **more: shipped(*args, **{**more, "agreed": None}))
 
 
 GUARDS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -69,6 +69,8 @@ GUARDS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "enough_agree": _any_one_place,
     "is_fresh": _always_fresh,
     "automatic": _any_word_is_yes,
+    "decided_long_ago": _by(pilot, "decided_long_ago", answer=False),
+    "is_overtaken": _by(pilot, "is_overtaken", answer=False),
     "agreed": _whatever_the_epoch,
 }
 
