@@ -47,8 +47,9 @@ def pack_small(parts: Sequence[bytes], level: int = DEFAULT_LEVEL) -> bytes:
     return b"".join(out)
 
 
-def unpack_small(plain: bytes, at_most: int = SMALL_FILE_MAX) -> bytes:
-    """The JSON in the plaintext of a small file, compressed or bare; of `at_most` bytes. Raises Damaged."""
+def unpack_small(plain: bytes, at_most: int | None = None) -> bytes:
+    """The JSON in the plaintext of a small file, compressed or bare; of `at_most` bytes (1 GiB). Raises Damaged."""
+    at_most = SMALL_FILE_MAX if at_most is None else at_most
     if plain[:1] in (b"{", b"["):
         return plain
     if not plain or plain[0] != SMALL_FILE_MARK:

@@ -109,7 +109,7 @@ def test_what_is_seen_stands_under_the_table() -> None:
         "a     probes@h1    dc1   up    0.0 s  12 GB  -            -0 s   4.0 s ago",
         "b     probes@h1    dc1   down  5.0 s  -      -            -      5.0 s ago",
         "b     failover@h2  dc2   up    0.1 s  -      10d 0h left  +2 s   0.0 s ago",
-        "b from dc1: no answer within 5 s?[2J",
+        "b from dc1: no answer within 5 s\\x1b[2J",
     ]
     first, second, third = told.as_json(seen)
     assert (first["why"], first["free"], first["certificate"], first["time"]) == (

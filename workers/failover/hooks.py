@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from shared.config.programs import environment
 from shared.observability.structured import structlog
 from workers.programs.program import ProgramFailed, ProgramSpec, run_program
 
@@ -33,7 +33,7 @@ def run_after(hooks: FailoverHooks, act: Make, look: Callable[[], None], *, made
 
 
 def _spec(argv: tuple[str, ...], timeout: float) -> ProgramSpec:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    kept, _ = environment({}, "failover.hooks")
     return ProgramSpec(list(argv), kept, timeout)
 
 
