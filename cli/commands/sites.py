@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ from cli import format as show
 from cli import moving
 from cli.app import App, global_options, pass_app
 from cli.groups import GroupWithDefault
+from cli.sites.orders import COMMANDS
 from shared.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ Examples:
   holdfast sites history
   holdfast sites add ams
   holdfast sites remove --lost fra     # it will not come back
-  holdfast sites settle                # tell those that missed something""",
+  holdfast sites settle                # tell those that missed something
+  holdfast sites pause                 # no failover by itself, until resume
+  holdfast sites maintenance fra --for 2h""",
 )
 @global_options
 def command() -> None:
@@ -46,13 +50,15 @@ def list_sites(app: App, ask_all: bool) -> int:
 
     Exit code 3: a member does not answer, or does not agree.
     """
+    from cli.sites import orders
     from cli.sites.facts import gather
     from cli.sites.view import as_json, lines
 
     with moving.opened(app) as register:
         view = register.look()
         report = gather(app.fleet, view, ask_all=ask_all)
-    app.result(as_json(report), *lines(report))
+    noted = orders.as_json(view.state), orders.notable(view.state, time.time())
+    app.result(as_json(report) | noted[0], *lines(report), *noted[1])
     return EXIT_OK if report.is_well else EXIT_INCOMPLETE
 
 
@@ -214,3 +220,7 @@ def _error(error: Exception | None) -> str | None:
 
 def _because(error: Exception | None) -> str:
     return f" ({error.args[0]})" if error else ""
+
+
+for _one in COMMANDS:
+    command.add_command(_one)

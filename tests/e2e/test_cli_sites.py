@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared import topology
+from shared.config.fleet import Fleet
+from shared.topology.notes import Note, Phase, note_of, with_note
 from tests.support.command import Shop
 from tests.support.sites import open_sites
 from tests.support.stores import make_bucket
@@ -223,3 +227,27 @@ def test_a_minio_that_is_killed_is_done_without(tmp_path: Path, minio: MinioServ
     shop.run("failback", "a", "--yes", code=76)
     shop.run("failback", "a", "--accept-loss", "--yes")
     assert restored(shop, "again") == "first\n"
+
+
+def test_people_tell_the_failovers_machine(shop: Shop) -> None:
+    """To pause, that a site is worked on, that they say yes; a wrong word is told, and changes nothing."""
+    paused = shop.ask("sites", "pause", "--why", "moving racks")
+    assert paused["paused_by"].endswith(": moving racks")
+    assert "failover by itself is paused by" in shop.run("sites")
+    assert shop.ask("sites", "resume")["paused_by"] is None
+
+    assert "give --for TIME, or --end" in shop.run("sites", "maintenance", "a", code=2)
+    assert '"soon" is no length of time' in shop.run("sites", "maintenance", "a", "--for", "soon", code=2)
+    assert "site x is no member" in shop.run("sites", "maintenance", "x", "--for", "2h", code=74)
+    assert "site a: in maintenance until" in shop.run("sites", "maintenance", "a", "--for", "2h")
+    assert shop.run("sites", "maintenance", "a", "--end").startswith("nothing is noted")
+
+    assert "nothing waits for a yes" in shop.run("sites", "accept", "--yes", code=74)
+    note = Note(Phase.PROPOSED, "b", "dc2/1", 1_800_000_000.0, "site a is down", turn=9)
+    with closing(topology.register(Fleet.load(str(shop.conf / "holdfast.yaml")))) as register:
+        register.change(lambda state: with_note(state, "a", note_of(state, "a"), note))
+    assert "site a: proposed to b" in shop.run("sites")
+    assert "there is no terminal to ask on" in shop.run("sites", "accept", code=2)
+    accepted = shop.ask("sites", "accept", "a", "--yes")
+    assert [one["accepted"] for one in accepted["notes"]] == [True, False, False]
+    assert shop.ask("sites", "acknowledge")["acknowledged"] == shop.ask("sites")["epoch"]

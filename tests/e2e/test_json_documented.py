@@ -44,12 +44,16 @@ def sections() -> dict[str, dict[str, Row]]:
 
 
 SECTIONS = sections()
+ORDERS = dict.fromkeys(
+    (f"sites {name}" for name in ("pause", "resume", "acknowledge", "maintenance", "accept")), "orders"
+)
 MOVES = dict.fromkeys(("failover", "switchover", "failback", "sites add", "sites remove"), "move")
 SHAPES = {
     "runs show": "run",
     "runs follow": "run",
     "version": "holdfast version",
     **MOVES,
+    **ORDERS,
 }  # a command's section, else its own
 
 

@@ -76,6 +76,10 @@ class Speaker:
         (shop.conf / "a.away").rename(shop.conf / "a")
         self.ask("failback", "failback", "a", "--accept-loss", "--yes")
         self.ask("sites remove", "sites", "remove", "c", "--yes")
+        self.ask("sites pause", "sites", "pause", "--why", "moving racks")
+        self.ask("sites maintenance", "sites", "maintenance", "b", "--for", "2h")
+        self.ask("sites resume", "sites", "resume")
+        self.ask("sites acknowledge", "sites", "acknowledge")
         self.ask("sites history", "sites", "history")
         self.shop = here
 
