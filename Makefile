@@ -61,7 +61,8 @@ bench-jobs: $(STAMP) tools ## Measure the job system: rates, latency, memory (AR
 bench-fleet: $(STAMP) tools ## Measure a large fleet: ticks, scrapes, idle agents, many workers, similar hosts (ARGS chooses)
 	@$(BIN)/python -m benchmarks.fleet $(ARGS)
 
-bench-sites: $(STAMP) tools ## Measure several sites: the ledger rebuilt from them (ARGS chooses)
+bench-sites: $(STAMP) tools ## Measure several sites: replication against rclone, the ledger rebuilt (ARGS chooses)
+	@$(BIN)/python deploy/tools/fetch.py rclone
 	@$(BIN)/python -m benchmarks.several $(ARGS)
 
 tools: $(STAMP) ## Fetch what the tests need besides wheels, into a cache outside the checkout

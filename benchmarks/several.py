@@ -1,6 +1,7 @@
 """What several sites cost: `make bench-sites`, or `python -m benchmarks.several [PART ...]`.
 
-rebuild  an emptied ledger from two sites 20 ms away (`benchmarks.rebuild`); REPOSITORIES= says of how many
+replication  two MinIO servers, against rclone and `restic copy` (`benchmarks.replication`)
+rebuild      an emptied ledger from two sites 20 ms away (`benchmarks.rebuild`); REPOSITORIES= says of how many
 
 Each figure is printed with its aim, and stands in docs/benchmarks.md with `--publish`.
 """
@@ -12,10 +13,10 @@ import os
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import rebuild
+from benchmarks import rebuild, replication
 from benchmarks.jobs import publish, table
 
-PARTS = {"rebuild": rebuild.measure}
+PARTS = {"replication": replication.measure, "rebuild": rebuild.measure}
 
 
 def main() -> int:
