@@ -1,6 +1,9 @@
-"""What this worker sees of the sites by itself: whether each lets its register's object be read, in time.
+"""What this worker sees of the sites by itself, at each look: in full now and then, and by a light read in between.
 
-Invariant: nobody waits for a site longer than the time-out. One that hangs keeps its one thread, and is down.
+A full look writes, reads back and compares (`shared.health.probe`): it finds a site that is full, lies, or refuses. A
+light one reads the register's object: it is cheap enough for every other second, and finds a site that is gone. A site
+that a full look has found wanting is looked at in full until it works again. Invariant: nobody waits for a site longer
+than the time-out. One that hangs keeps its one thread, and is down.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from shared.errors import HoldfastError
 from shared.health.observation import Observation, Verdict
+from shared.health.place import observer_of, place_of
+from shared.health.probe import Prober
 from shared.storage.api import Denied, MissingObject
 from shared.topology.ballot import KEY
 
@@ -46,27 +51,45 @@ class _Look(threading.Thread):
 
 
 class Looks:
-    """By one observer at one place."""
+    """By one observer at one place. `fleet` as it is at that time; another one takes others."""
 
-    def __init__(self, observer: str, place: str, within: float) -> None:
-        self._observer, self._place, self._within = observer, place, within
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.place = place_of(fleet)
+        self._observer = observer_of("failover")
+        self._within = max(1.0, fleet.failover.interval)
         self._under_way: dict[str, _Look] = {}
+        self._prober = Prober(fleet, self._observer, self.place)
+        self._full: dict[str, tuple[float, bool]] = {}  # by site: when it was looked at in full, and whether it worked
 
-    def __call__(self, fleet: Fleet) -> list[Observation]:
+    def __call__(self) -> list[Observation]:
         """One look at each site, all at once."""
+        now, every = time.monotonic(), self._fleet.health.interval
+        known = {site: self._full.get(site, (float("-inf"), False)) for site in self._fleet.sites}
+        due = [site for site, (at, worked) in known.items() if not worked or now - at >= every]
+        full = {one.site: one for one in self._prober.look(due)} if due else {}
+        for site, one in full.items():
+            self._full[site] = time.monotonic(), one.verdict.works
+        return [*full.values(), *self._light([site for site in self._fleet.sites if site not in full])]
+
+    def _light(self, sites: list[str]) -> list[Observation]:
         fresh = []
-        for site in fleet.sites:
+        for site in sites:
             owed = self._under_way.get(site)
             if owed is None or not owed.is_alive():
-                self._under_way[site] = look = _Look(fleet, site)
+                self._under_way[site] = look = _Look(self._fleet, site)
                 look.start()
                 fresh.append(look)
         end = time.monotonic() + self._within
         for look in fresh:
             look.join(max(0.0, end - time.monotonic()))
-        return [self._told(site) for site in fleet.sites]
+        found = [self._told(site) for site in sites]
+        for one in found:
+            if not one.verdict.works:
+                self._full.pop(one.site, None)
+        return found
 
     def _told(self, site: str) -> Observation:
         look = self._under_way[site]
         verdict, why = (Verdict.DOWN, "no answer in time") if look.is_alive() else look.answer
-        return Observation(site, self._observer, self._place, time.time(), verdict, why, look.took)
+        return Observation(site, self._observer, self.place, time.time(), verdict, why, look.took)

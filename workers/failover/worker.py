@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from shared import topology
 from shared.errors import HoldfastError
+from shared.health.heard import Listening
 from shared.observability.structured import structlog
 from shared.topology.moves import primaries_of
 from shared.topology.notes import Phase
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 _REFUSED_FOR = 30.0  # seconds after a hook that forbade a change, until it is asked again
 
-Heard = Callable[[], Iterable["Observation"]]
-
 _log = structlog.get_logger("holdfast.failover")
 
 
@@ -47,7 +46,7 @@ def rules_of(fleet: Fleet) -> Rules:
         automatic=said.mode == "automatic",
         observers=said.observers,
         down_after=said.down_after,
-        old=max(5.0, 3 * said.interval),
+        old=max(3 * said.interval, fleet.health.interval + fleet.health.timeout + 1.0),  # others look less often
         grace=said.grace,
         cool_down=said.cool_down,
         at_most=said.moves_per_hour,
@@ -63,31 +62,28 @@ def least_of(fleet: Fleet, view: View) -> int:
 
 
 class FailoverWorker:
-    """One. `heard`: what other observers have said lately."""
+    """One. What other observers say comes by way of Redis, for as long as that is there."""
 
-    def __init__(self, config: FleetWatch, heard: Heard = lambda: ()) -> None:
+    def __init__(self, config: FleetWatch) -> None:
         self._config = config
-        self._heard = heard
-        host = socket.gethostname()
-        self._place = host
-        self._me = f"{host}/{os.getpid()}/{os.urandom(3).hex()}"
+        self._me = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(3).hex()}"
         self._refused: dict[str, float] = {}
         self._told: dict[str, Phase] = {}
         self._begin()
 
     def run(self, asked: Asked) -> None:
         """Until asked to stop."""
-        _log.info("failover worker up", name=self._me, place=self._place)
+        _log.info("failover worker up", name=self._me, place=self._looks.place)
         try:
             self._loop(asked)
         finally:
-            self._register.close()
+            self._end()
 
     def _loop(self, asked: Asked) -> None:
         while not asked.stop:
             began = time.monotonic()
             if self._config.check():
-                self._register.close()
+                self._end()
                 self._begin()
             try:
                 self.look(asked)
@@ -97,30 +93,41 @@ class FailoverWorker:
 
     def look(self, asked: Asked) -> None:
         """One look, and what follows of it."""
-        pilot = self._pilot
-        observations = [*self._looks(self._fleet), *self._heard()]
-        pilot.hear(observations, time.monotonic())
-        view = self._register.look()
-        if not view.voted:
-            return  # the scheduler has the sites vote for the first time
-        if pilot.tend(self._register, view):
-            view = self._register.look()
-        least = least_of(self._fleet, view)
-        if not (view.settled or least):
+        found = self._look()
+        if found is None:
             return
-        seen = self._see(view, observations)
+        seen, least = found
         self._tell(seen)
-        for act in pilot.acts(seen):
+        for act in self._pilot.acts(seen):
             if asked.stop:
                 return
             self._do(seen, act, least, asked)
 
+    def _look(self) -> tuple[Seen, int] | None:
+        """What is known now, and how many members are enough; None where nothing may be decided."""
+        pilot = self._pilot
+        observations = [*self._looks(), *self._listening.newest().values()]
+        pilot.hear(observations, time.monotonic())
+        view = self._register.look()
+        if not view.voted:
+            return None  # the scheduler has the sites vote for the first time
+        if pilot.tend(self._register, view):
+            view = self._register.look()
+        least = least_of(self._fleet, view)
+        return (self._see(view, observations), least) if view.settled or least else None
+
     def _begin(self) -> None:
         self._fleet = fleet = self._config.fleet
         self._register: Register = topology.register(fleet)
-        self._looks = Looks(self._me, self._place, max(1.0, fleet.failover.interval))
+        self._listening = Listening(fleet)
+        self._listening.start()
+        self._looks = Looks(fleet)
         self._knowing = Knowing(fleet)
-        self._pilot = Pilot(self._me, self._place, rules_of(fleet), clock=time.monotonic(), now=time.time())
+        self._pilot = Pilot(self._me, self._looks.place, rules_of(fleet), clock=time.monotonic(), now=time.time())
+
+    def _end(self) -> None:
+        self._listening.stop()
+        self._register.close()
 
     def _see(self, view: View, observations: Iterable[Observation]) -> Seen:
         working = {one.site for one in observations if one.verdict.works}
@@ -156,6 +163,13 @@ class FailoverWorker:
             _log.warning("the hook before a change of primary forbids it", site=act.site, reason=str(error))
             run_after(hooks, act, look, made=False)
             return
+        if hooks.before is not None:  # it may have taken long: what was seen before it is no reason any more
+            found = self._look()
+            if found is None or act not in self._pilot.acts(found[0]):
+                _log.warning("what was to be changed is no longer wanted", site=act.site)
+                run_after(hooks, act, look, made=False)
+                return
+            seen, least = found
         made = self._pilot.carry_out(self._register, seen, act, clock=time.monotonic, least=least)
         if made:
             _log.warning("the primary has changed", move=act.what.value, site=act.site, to=act.to, reason=act.why)
