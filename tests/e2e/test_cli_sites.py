@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from shared import topology
 from shared.config.fleet import Fleet
 from shared.topology.notes import Note, Phase, note_of, with_note
 from tests.support.command import Shop
+from tests.support.ledgers import until
 from tests.support.sites import open_sites
 from tests.support.stores import make_bucket
 from tests.support.tools import MinioServer
@@ -39,6 +41,12 @@ def away(shop: Shop, site: str) -> None:
 def back(shop: Shop, site: str) -> None:
     """It is there again."""
     (shop.conf / f"{site}.away").rename(shop.conf / site)
+
+
+def next_second() -> None:
+    """Slots are told apart by the second."""
+    now = int(time.time())
+    until(lambda: int(time.time()) > now)
 
 
 def copy(shop: Shop, site: str, to: str) -> None:
@@ -82,6 +90,7 @@ def test_a_site_fails_another_takes_its_place_and_it_comes_back(shop: Shop) -> N
     assert change["behind"].startswith("data: what the other has is not known, here 2")
 
     (shop.data / "file").write_text("at b\n")
+    next_second()
     assert shop.ask("backup", "data", "--direct")["site"] == "b"
     assert restored(shop, "out") == "at b\n"
     for command in ("forget", "prune"):

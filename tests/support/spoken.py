@@ -9,9 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from shared.config.fleet import Fleet
+from shared.messaging.client import ledger_of
 from shared.repository.repository import Repository
 from shared.storage.directory import DirectoryStore
 from tests.support import forked
@@ -211,6 +214,10 @@ class Speaker:
             self.ask("agent join", "agent", "join", token, "--host", "web1", "--directory", str(base / "etc"))
             self.ask("verify", "verify", "web1", "--heal")
             self.ask("agent list", "agent", "list")
+            with closing(ledger_of(Fleet.load(str(scene.shop.conf / "holdfast.yaml"))).client) as redis:
+                redis.set("hf:h:web1:open", "what its agent made of it")
+                self.ask("runs list", "runs", "list")
+                redis.delete("hf:h:web1:open")
             self.ask("agent revoke", "agent", "revoke", "web1")
             config = scene.shop.conf / "holdfast.yaml"
             config.write_text(config.read_text().replace(", admin: {file: fra.keys}", ""))
