@@ -1,4 +1,4 @@
-"""What people tell the failover's machine, on members in memory: one word changes one thing, and only what was meant."""
+"""What people tell the failover's machine, on members in memory: a word changes one thing, and only what was meant."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_only_what_is_proposed_or_blocked_waits() -> None:
     assert waiting(state, "b") == {"b": blocked}
     with pytest.raises(MoveRefused, match="nothing waits for a yes of site w"):
         waiting(state, "w")
-    with pytest.raises(MoveRefused, match="nothing waits for a yes$"):
+    with pytest.raises(MoveRefused, match=r"nothing waits for a yes\. "):
         waiting(with_note(State(members=("a",)), "a", Note(), Note(Phase.PROMOTING, "b")))
 
 
