@@ -22,7 +22,7 @@ PLAIN: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
     "object": (dict,),
 }
-MUTE = {"up", "scheduler", "restic"}  # `up` has documents for its options alone
+MUTE = {"up", "scheduler", "failover-worker", "restic"}  # `up` has documents for its options alone
 
 
 @dataclass(frozen=True, slots=True)

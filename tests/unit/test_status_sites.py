@@ -112,5 +112,5 @@ def test_a_site_that_somebody_sees_fail_is_named() -> None:
 
 def test_the_fleet_is_no_better_than_its_sites() -> None:
     """They are a part of the judgement."""
-    report = judge([], Overview(NOW, True, 0, (), (), ()), problems(None, {}, NOW, ALL, NOW))
+    report = judge([], Overview(NOW, True, 0, (), (), ()), "", problems(None, {}, NOW, ALL, NOW))
     assert (report.level, len(report.problems)) == (Level.WARNING, 1)
