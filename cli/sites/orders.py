@@ -6,7 +6,7 @@ Each is one change of the register's notes, which raises no epoch: nothing about
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from shared.config.values import parse_duration
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
+    from shared.topology.notes import Note
     from shared.topology.state import State
 
 Change = Callable[["State"], "State"]
@@ -121,43 +122,68 @@ def maintenance(app: App, site: str, length: str, end: bool) -> None:
 @click.command(
     epilog="""\b
 Examples:
+  holdfast sites accept --dry-run      # what waits for a yes
   holdfast sites accept                # yes to whatever is proposed, or blocked as too much would be lost
   holdfast sites accept fra"""
 )
 @click.argument("site", required=False, default="")
+@moving.dry_option
 @moving.yes_option
 @global_options
 @pass_app
-def accept(app: App, site: str, yes: bool) -> None:
+def accept(app: App, site: str, dry_run: bool, yes: bool) -> None:
     """Say yes to a failover that is proposed, or that waits as more would be lost than the RPO allows.
 
     The failover worker makes it at its next look, if nothing else forbids it. `holdfast sites` says what waits and why.
     """
+    with moving.opened(app) as register:
+        state = moving.look(app, register).state
+    shown = waiting(state, site)
+    named = "; ".join(describe(state, one, time.time()) for one in shown)
+    if dry_run:
+        app.result(as_json(state), f"the failover worker would go on with {named}", "nothing was changed")
+        return
+    moving.require_word(app, yes=yes, consequence=f"the failover worker will go on with {named}")
+    _order(app, lambda newest: said_yes(newest, shown))
+
+
+COMMANDS = (pause, resume, acknowledge, maintenance, accept)
+
+
+def waiting(state: State, site: str = "") -> dict[str, Note]:
+    """What waits for a person's yes, by site: all of it, or that of one. Raises MoveRefused where nothing does."""
     from shared.topology.errors import MoveRefused
     from shared.topology.notes import Phase, note_of
 
-    with moving.opened(app) as register:
-        state = moving.look(app, register).state
-    waiting = {Phase.PROPOSED, Phase.BLOCKED}
-    found = [one for one in state.members if note_of(state, one).phase in waiting and site in {"", one}]
+    notes = {one: note_of(state, one) for one in state.members if site in {"", one}}
+    found = {one: note for one, note in notes.items() if note.phase in {Phase.PROPOSED, Phase.BLOCKED}}
     if not found:
         raise MoveRefused(
             f"nothing waits for a yes{f' of site {site}' if site else ''}",
             hint="holdfast sites says how each one stands",
         )
-    named = "; ".join(describe(state, one, time.time()) for one in found)
-    moving.require_word(app, yes=yes, consequence=f"the failover worker will go on with {named}")
-
-    def change(newest: State) -> State:
-        for one in found:
-            if note_of(newest, one).phase in waiting:
-                newest = _noted(newest, one, accepted=True)
-        return newest
-
-    _order(app, change)
+    return found
 
 
-COMMANDS = (pause, resume, acknowledge, maintenance, accept)
+def said_yes(state: State, shown: Mapping[str, Note]) -> State:
+    """The state with a yes to just what was shown: another target or another loss is another question.
+
+    Raises MoveRefused where something else waits now, or nothing does. Asked twice it is said once.
+    """
+    from shared.topology.errors import MoveRefused
+    from shared.topology.notes import note_of
+
+    for site, note in shown.items():
+        now = note_of(state, site)
+        if now == replace(note, accepted=True, turn=note.turn + 1):
+            continue  # our own word, of which the answer was lost
+        if now != note:
+            raise MoveRefused(
+                f"nothing was accepted: what waits at site {site} is another thing by now",
+                hint="holdfast sites says what; then say yes to that",
+            )
+        state = _noted(state, site, accepted=True)
+    return state
 
 
 def _noted(state: State, site: str, **fields: Any) -> State:

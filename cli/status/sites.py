@@ -1,6 +1,7 @@
 """What `holdfast status` says of the sites. Pure.
 
-From what this machine remembers of its last look at the register, and from what was seen of them lately.
+From what this machine remembers of its last look at the register, of its notes too, and from what was seen of them
+lately. A person's order is said until it is taken back; where a site stands, only as long as the look is new.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cli import format as show
+from cli.sites.orders import describe
 from cli.status.judge import Level, Problem
 from shared.health.observation import Verdict
+from shared.topology.notes import Phase, note_of, orders_of
 from shared.topology.register import Standing
 
 if TYPE_CHECKING:
@@ -18,6 +21,13 @@ if TYPE_CHECKING:
     from shared.topology.state import State
 
 _OLD = 300.0  # seconds after which a look says nothing any more about who answers
+
+# What the failover's machine stands at, and for how bad that is. Where a stand-in is named already, no more is said.
+_PHASES = {
+    Phase.BLOCKED: (Level.BAD, "holdfast sites"),
+    Phase.PROPOSED: (Level.BAD, "holdfast sites accept {site}"),
+    Phase.PROMOTING: (Level.WARNING, "holdfast sites"),
+}
 
 _SAID = {
     Standing.SILENT: ("does not answer: nothing is forgotten or pruned until it does", "holdfast sites"),
@@ -41,6 +51,7 @@ def problems(
         since = next((one.at for one in reversed(state.history) if one.what.endswith(f" {site} to {to}")), 0.0)
         text = f"site {to} stands in for {site}{f' since {show.moment(since)}' if since else ''}"
         yield Problem(Level.WARNING, text, f"holdfast failback {site} --dry-run")
+    yield from _ordered(state, now)
     for site in configured:
         if site not in state.members:
             yield Problem(Level.WARNING, f"site {site} is configured and does not vote", f"holdfast sites add {site}")
@@ -50,6 +61,21 @@ def problems(
         if site in state.members and how in _SAID:
             said, command = _SAID[Standing(how)]
             yield Problem(Level.WARNING, f"site {site} {said}", command)
+    for site in state.members:
+        phase = note_of(state, site).phase
+        if phase in _PHASES and site not in state.stand_ins:
+            level, command = _PHASES[phase]
+            yield Problem(level, describe(state, site, now), command.format(site=site))
+
+
+def _ordered(state: State, now: float) -> Iterator[Problem]:
+    """What people have told the failover's machine: as long as that stands, nobody takes the place of who dies."""
+    if by := orders_of(state).paused_by:
+        yield Problem(Level.WARNING, f"failover by itself is paused by {show.plain(by)}", "holdfast sites resume")
+    for site in state.members:
+        if (until := note_of(state, site).maintenance_until) > now:
+            text = f"site {site} is in maintenance until {show.moment(until)}: it is not failed over by itself"
+            yield Problem(Level.WARNING, text, f"holdfast sites maintenance {site} --end")
 
 
 def seen_failing(seen: Iterable[Observation]) -> Iterator[Problem]:

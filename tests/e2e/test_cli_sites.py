@@ -257,6 +257,8 @@ def test_people_tell_the_failovers_machine(shop: Shop) -> None:
         register.change(lambda state: with_note(state, "a", note_of(state, "a"), note))
     assert "site a: proposed to b" in shop.run("sites")
     assert "there is no terminal to ask on" in shop.run("sites", "accept", code=2)
+    assert shop.run("sites", "accept", "--dry-run").endswith("nothing was changed\n")
+    assert [one["accepted"] for one in shop.ask("sites", "accept", "--dry-run")["notes"]] == [False, False, False]
     accepted = shop.ask("sites", "accept", "a", "--yes")
     assert [one["accepted"] for one in accepted["notes"]] == [True, False, False]
     assert shop.ask("sites", "acknowledge")["acknowledged"] == shop.ask("sites")["epoch"]

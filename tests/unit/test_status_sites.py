@@ -9,6 +9,7 @@ from cli.status.sites import problems, seen_failing
 from shared.health.observation import Observation, Verdict
 from shared.ledger.overview import Overview
 from shared.topology.moves import Move, What
+from shared.topology.notes import Note, Orders, Phase, with_note, with_orders
 from shared.topology.state import State
 
 NOW = 1_772_420_000.0
@@ -67,6 +68,37 @@ def test_sites_that_do_not_vote_are_named() -> None:
     ]
 
 
+def test_what_people_have_ordered_is_said_until_it_is_taken_back() -> None:
+    """However old the look is: a pause, and a maintenance that has not ended."""
+    state = with_orders(THREE, Orders("ann: moving racks"))
+    state = with_note(state, "b", Note(), Note(maintenance_until=NOW + 60))
+    paused, tended = said(state, WELL, looked=NOW - 3600)
+    assert paused == "failover by itself is paused by ann: moving racks -> holdfast sites resume"
+    assert tended.startswith("site b is in maintenance until 2026-03-02 ")
+    assert tended.endswith(": it is not failed over by itself -> holdfast sites maintenance b --end")
+    over = with_note(THREE, "b", Note(), Note(maintenance_until=NOW - 1))
+    assert said(with_orders(over, Orders(acknowledged=3)), WELL) == []
+
+
+def test_a_failover_that_waits_for_a_person_needs_somebody_now() -> None:
+    """With why and the way out, as long as the look is new; of one that has a stand-in that one is said."""
+    note = Note(Phase.PROPOSED, "b", "dc2/1", NOW - 60, "site a is down")
+    state = with_note(THREE, "a", Note(), note)
+    (one,) = problems(state, WELL, NOW - 10, ALL, NOW)
+    assert (one.level, one.command) == (Level.BAD, "holdfast sites accept a")
+    assert one.text == "site a: proposed to b, 1m 00s ago: site a is down"
+    assert said(state, WELL, looked=NOW - 301) == []
+
+    (one,) = problems(with_note(THREE, "a", Note(), replace(note, phase=Phase.BLOCKED)), WELL, NOW - 10, ALL, NOW)
+    assert (one.level, one.command) == (Level.BAD, "holdfast sites")
+    (one,) = problems(with_note(THREE, "a", Note(), replace(note, phase=Phase.PROMOTING)), WELL, NOW - 10, ALL, NOW)
+    assert one.level is Level.WARNING
+
+    moved = Move(What.FAILOVER, "a", "b", primaries=frozenset({"a"}), at=NOW - 60)(state)
+    (text,) = said(moved, WELL)
+    assert text.startswith("site b stands in for a")
+
+
 def test_a_site_that_somebody_sees_fail_is_named() -> None:
     """With from where and why; from several places somebody is needed now."""
     up = Observation("a", "probes@h1", "dc1", NOW, Verdict.UP)
@@ -80,5 +112,5 @@ def test_a_site_that_somebody_sees_fail_is_named() -> None:
 
 def test_the_fleet_is_no_better_than_its_sites() -> None:
     """They are a part of the judgement."""
-    report = judge([], Overview(NOW, True, 0, (), (), ()), problems(None, {}, NOW, ALL, NOW))
+    report = judge([], Overview(NOW, True, 0, (), (), ()), "", problems(None, {}, NOW, ALL, NOW))
     assert (report.level, len(report.problems)) == (Level.WARNING, 1)
