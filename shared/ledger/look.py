@@ -81,7 +81,9 @@ local function text(most, key, name)
 end
 
 local function texts(most, key, ...)
-  local held, found = held_in(key), {{}}
+  local found = {{}}
+  if not is_hosts(key) then return look(found, 'HMGET', key, ...) end
+  local held = held_in(key)
   if held == 'listpack' then return look(found, 'HMGET', key, ...) end
   for at, name in ipairs({{...}}) do found[at] = held and text(most, key, name) end
   return found

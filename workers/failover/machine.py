@@ -153,11 +153,14 @@ class _Step:
             return self.write(Phase.HEALTHY)
         if self.waits():
             return None
-        word = self.note.accepted
-        why = self.objection()
-        to, nobody = ("", "") if why else self.successor(word)
+        note, why = self.note, self.objection()
+        to, nobody = ("", "") if why else self.successor(word=False)
+        # A yes is one to just what was noted then: this loss, or this successor.
+        word = note.accepted and note.why == nobody if nobody else note.accepted and note.to == to
+        if nobody and word:
+            to, nobody = self.successor(word=True)
         if why or nobody:
-            return self.write(Phase.BLOCKED, why=why or nobody, accepted=word)
+            return self.write(Phase.BLOCKED, why=why or nobody)
         if not (self.rules.automatic or word):
             return self.write(Phase.PROPOSED, to=to, why=f"site {self.site} is down")
         return self.take_on(to, word)
