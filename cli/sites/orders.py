@@ -15,7 +15,6 @@ import click
 from cli import format as show
 from cli import moving
 from cli.app import App, global_options, pass_app
-from shared.config.values import parse_duration
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,6 +105,8 @@ Examples:
 @pass_app
 def maintenance(app: App, site: str, length: str, end: bool) -> None:
     """Say that SITE is worked on: nothing is failed over from it or to it by itself meanwhile."""
+    from shared.config.values import parse_duration
+
     if end == bool(length):
         raise UsageError("give --for TIME, or --end", hint=f"holdfast sites maintenance {site} --for 2h")
     seconds = 0.0 if end else parse_duration(length)

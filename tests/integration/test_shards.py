@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
@@ -191,10 +192,17 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         yield made
 
 
+def at_rest(source: str) -> None:
+    """An incremental believes only what was at rest for two seconds before its parent began."""
+    newest = max(os.lstat(os.path.join(top, name)).st_ctime for top, _, names in os.walk(source) for name in names)
+    until(lambda: time.time() > newest + 2.1)
+
+
 def test_two_workers_make_one_snapshot_as_one_would(scene: Scene) -> None:
     """A first backup and an incremental one: the tree is that of a backup in one piece, and restic finds no fault."""
     scene.worker()
     scene.worker()
+    at_rest(scene.source)
     first = scene.ends(scene.open())
     assert sorted(scene.begun) == ["0", "1", "2", "3", "cut", "end"]
     assert (first.result["kind"], first.result["files_new"], first.result["shards"]) == ("full", 60, SHARDS)
