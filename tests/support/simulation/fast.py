@@ -7,8 +7,9 @@ answer at once, so nothing need be waited for.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -73,15 +74,25 @@ class _OfState:
 _SHIPPED: dict[str, Any] = {"note_of": notes.note_of, "orders_of": notes.orders_of}
 
 
-def hurry() -> None:
-    """Have the shipped modules of this process use all that, from here on."""
-    register = sys.modules[Register.__module__]
-    if getattr(register, "wait", None) is _no_wait:
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Have the shipped modules of this process use all that, for the time of the block; one within another is none."""
+    register: Any = sys.modules[Register.__module__]
+    if register.wait is _no_wait:
+        yield
         return
-    register.decode = lru_cache(maxsize=1 << 12)(decode)  # type: ignore[attr-defined]
-    register.wait = _no_wait  # type: ignore[attr-defined]
+    before = register.decode, register.wait
+    replaced = []
+    register.decode, register.wait = lru_cache(maxsize=1 << 12)(decode), _no_wait
     for name, says in _SHIPPED.items():
         kept = _OfState(says)
         for module in list(sys.modules.values()):
             if getattr(module, name, None) is says:
                 setattr(module, name, kept)
+                replaced.append((module, name, says))
+    try:
+        yield
+    finally:
+        register.decode, register.wait = before
+        for module, name, says in replaced:
+            setattr(module, name, says)

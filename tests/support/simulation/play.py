@@ -10,7 +10,7 @@ from shared.topology.memory import Memory
 from shared.topology.notes import Phase, note_of, orders_of, with_note, with_orders
 from tests.support.simulation.checks import Checks, Wrong
 from tests.support.simulation.crew import DEEDS, RULES, Movers, Worker, people, register_at
-from tests.support.simulation.fast import hurry
+from tests.support.simulation.fast import hurried
 from tests.support.simulation.world import World, make_world
 
 if TYPE_CHECKING:
@@ -51,7 +51,11 @@ class Played:
 
 def play(seed: int, often: Weather | None = None) -> Played:
     """Play one schedule, in some weather or in a given one; `wrong` says what must not be, and was."""
-    hurry()
+    with hurried():
+        return _play(seed, often)
+
+
+def _play(seed: int, often: Weather | None) -> Played:
     draw = random.Random(seed)
     world = make_world(draw)
     checks = Checks(world)
@@ -162,11 +166,11 @@ def _accepted(state: State) -> State:
 
 
 def _rest(world: World, crew: list[Worker], movers: Movers, checks: Checks) -> None:
-    """Somebody reads what is blocked or proposed, and says yes; from then on it takes bounded time."""
+    """Somebody reads what is blocked or proposed, now and then, and says yes; from then on it takes bounded time."""
     why, began = "", world.tick
     while world.tick < began + REST:
         _tick(world, crew, movers, checks, by_hand=0.0)
-        if world.tick == began + READ_AFTER:
+        if world.tick >= began + READ_AFTER and world.tick % 4 == 0:
             world.newest = register_at(world, world.places[-1], Memory()).change(_accepted)
         if world.tick > began + READ_AFTER and not (why := checks.unrest()):
             return
