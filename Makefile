@@ -4,7 +4,7 @@ PYTHON ?= python3
 SITE ?= dir
 ARGS ?=
 # Many tests wait for processes that they start, so there are more at a time than cores.
-JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 3)))
+JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -211,7 +211,7 @@ def test_tombstones_in_buckets(minio_server: MinioServer) -> None:
 
     def forget() -> ForgetReport:
         spec = ForgetSpec(fra.site, REPOSITORY, "web1", "c" * 32, [MACHINE], Rules(daily=3))
-        spec.others, spec.tombstones = [ams.site], -2.0  # times there are whole seconds, and can't be set back
+        spec.others, spec.tombstones = [ams.site], -9.0  # times there are whole seconds, and can't be set back
         return run_forget(spec, lambda _: None, lambda: None)
 
     assert (forget().forgotten, forget().cleared) == (5, 4)

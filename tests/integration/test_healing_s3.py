@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
+from shared.repository.keyring import read_keys
 from shared.storage.api import ObjectStore
 from tests.support.attempts import MACHINE, RECOVERY, Bench, run_restic
 from tests.support.healings import befall, flip, gone, keys_of, two_sites
@@ -70,6 +70,11 @@ def scene(minio_server: MinioServer, tmp_path: Path) -> Iterator[Scene]:
         yield Scene(minio_server, two_sites(str(tmp_path), zygote).here)
 
 
+def opened_by(store: ObjectStore, password: str) -> set[str]:
+    """The key files that a password opens."""
+    return {f"keys/{one.id}" for one in read_keys(store) if one.opens(password)}
+
+
 def test_a_bucket_and_a_directory_heal_each_other(scene: Scene) -> None:
     """What was overwritten comes from its older version; what was deleted, from the other site.
 
@@ -77,7 +82,9 @@ def test_a_bucket_and_a_directory_heal_each_other(scene: Scene) -> None:
     """
     store = scene.repository()
     packs, snapshots = (keys_of(scene.bench, kind) for kind in ("data", "snapshots"))
-    machine, recovery = sorted(keys_of(scene.bench, "keys"), key=lambda key: int(orjson.loads(store.get(key))["N"]))
+    machine, recovery = sorted(
+        (f"keys/{one.id}" for one in read_keys(store)), key=lambda key: key not in opened_by(store, MACHINE)
+    )
     keys = [recovery]
     was = {key: store.get(key) for key in (packs[0], packs[1], snapshots[0], keys[0], "config")}
     for key in (packs[0], snapshots[0], keys[0]):

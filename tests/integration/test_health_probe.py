@@ -159,6 +159,7 @@ def test_a_server_that_is_frozen_or_killed_is_down(fleets: Fleets, server: Minio
     bucket, keys = make_bucket(server), credentials_of(server)
     quick, patient = fleets.s3(server.port, bucket, keys, QUICK), fleets.s3(server.port, bucket, keys)
     os.kill(server.pid, signal.SIGSTOP)
+    until(lambda: " T " in Path(f"/proc/{server.pid}/stat").read_text(), what="a server that stands still")
     try:
         before = threading.active_count()
         for _ in range(3):
