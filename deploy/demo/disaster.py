@@ -60,7 +60,7 @@ class Disaster:
             found = run is not None and run.result.get("site") == OTHER and number(run, "files_changed")
             return run if found else None
 
-        run = wait_for(has_it, f"a backup to site {OTHER}")
+        run = wait_for(has_it, f"a backup to site {OTHER}", 120)
         seconds = time.monotonic() - self.killed
         self.measures["RTO: from the loss to the first new backup elsewhere"] = f"{seconds:.1f} s"
         target = os.path.join(self.stage.root, "back-from-b")
