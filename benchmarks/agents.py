@@ -16,7 +16,7 @@ from statistics import mean
 
 import redis
 
-from benchmarks.jobs import Figure, table
+from benchmarks.figures import Figure, table
 from shared.agents import acl
 from shared.agents.identity import redis_user
 from tests.support.tools import ValkeyServer

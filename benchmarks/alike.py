@@ -24,7 +24,7 @@ import contenders  # noqa: E402 -- found by the path above
 import corpus  # noqa: E402
 import measure as costs  # noqa: E402
 
-from benchmarks.jobs import Figure, table  # noqa: E402
+from benchmarks.figures import Figure, table  # noqa: E402
 from tests.support.fleets import SmallFleet  # noqa: E402
 
 HOSTS = 20

@@ -16,11 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from statistics import median
 
+from benchmarks.figures import ROOT, Figure, publish, table
 from benchmarks.ledger_memory import one_run, used
 from scheduler.tick import Ticked, tick
 from shared.config.fleet import Fleet
@@ -34,31 +35,10 @@ from shared.observability import logs
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PAGE = os.path.join(ROOT, "docs", "benchmarks.md")
 BEGIN, END = "<!-- jobs:begin -->", "<!-- jobs:end -->"
 SOURCES = 10_000
 NOW = datetime.now(UTC)
 SERVED, MISSED = slot_text(NOW + timedelta(minutes=30)), slot_text(NOW - timedelta(days=3))
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One result. `aim` is what the value should be below (or above, where it begins with >); empty for none."""
-
-    what: str
-    value: float
-    unit: str
-    aim: str = ""
-    note: str = ""
-
-    @property
-    def met(self) -> bool:
-        """Whether the aim holds."""
-        if not self.aim:
-            return True
-        bound = float(self.aim.lstrip("<> "))
-        return self.value > bound if self.aim.startswith(">") else self.value < bound
 
 
 def fleet_of(directory: str, broker: str, *, hosts: bool) -> Fleet:
@@ -326,24 +306,6 @@ def measure(only: Sequence[str] = ()) -> Iterator[Figure]:
             else:
                 work = {"latency": latency, "rates": rates, "idle": idle, "status": status, "failover": failover}[part]
                 yield from work(ledger, place, server.url)
-
-
-def table(figures: Sequence[Figure]) -> str:
-    """The figures as Markdown."""
-    lines = ["| what | figure | aim | |", "|---|---|---|---|"]
-    for one in figures:
-        digits = 0 if one.value >= 100 else 1 if one.value >= 10 else 2
-        aim = f"{one.aim} {one.unit}".strip() + ("" if one.met else " **missed**") if one.aim else ""
-        lines.append(f"| {one.what} | {one.value:,.{digits}f} {one.unit} | {aim} | {one.note} |")
-    return "\n".join(lines)
-
-
-def publish(figures: Sequence[Figure], load: str, begin: str, end: str) -> None:
-    """Write figures into docs/benchmarks.md, between two marks of it."""
-    with open(PAGE) as file:
-        head, _, rest = file.read().partition(begin)
-    with open(PAGE, "w") as file:
-        file.write(f"{head}{begin}\nMeasured with {load}.\n\n{table(figures)}\n{end}{rest.partition(end)[2]}")
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ import sites  # noqa: E402
 from measure import cpu_seconds  # noqa: E402
 from measure import run as run_measured  # noqa: E402
 
-from benchmarks.jobs import Figure, table  # noqa: E402
+from benchmarks.figures import Figure, table  # noqa: E402
 from shared.ledger import bulk  # noqa: E402
 from shared.ledger.ledger import Ledger  # noqa: E402
 from shared.ledger.model import slot_text  # noqa: E402

@@ -34,7 +34,7 @@ import delay  # noqa: E402
 import measure as costs  # noqa: E402
 import sites  # noqa: E402
 
-from benchmarks.jobs import Figure, table  # noqa: E402
+from benchmarks.figures import Figure, table  # noqa: E402
 from shared.config.fleet import Fleet  # noqa: E402
 from shared.config.opening import open_repository  # noqa: E402
 from tests.support.crafting import Crafted  # noqa: E402

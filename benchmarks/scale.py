@@ -24,7 +24,8 @@ import delay  # noqa: E402
 import sites  # noqa: E402
 from measure import tree_cpu  # noqa: E402
 
-from benchmarks.jobs import Figure, table, worker  # noqa: E402
+from benchmarks.figures import Figure, table  # noqa: E402
+from benchmarks.jobs import worker  # noqa: E402
 from shared.ledger import sweep  # noqa: E402
 from shared.ledger.ledger import Ledger  # noqa: E402
 from shared.ledger.model import RunKind, RunState  # noqa: E402

@@ -198,8 +198,9 @@ def answers(view: View, site: str) -> bool:
 
 def least_of(app: App, view: View, *, without_majority: bool) -> int:
     """How many members are enough: 1 where a person says so, here or in the configuration of two sites."""
-    two = len(view.state.members) == 2 and not view.state.witnesses
-    return 1 if without_majority or (two and app.fleet.promote_without_majority) else 0
+    from shared.topology.moves import enough
+
+    return 1 if without_majority else enough(app.fleet, view.state)
 
 
 def refuse_loss(app: App, lost: Sequence[Lack], site: str, *, strict: bool, accept: bool = True) -> None:

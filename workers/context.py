@@ -13,6 +13,7 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from shared import topology
 from shared.ledger.connect import connect
 from shared.ledger.keys import realm_prefix
 from shared.ledger.roll import owner_of
@@ -73,6 +74,12 @@ class WorkerContext:
             fleet = self.config.catch_up()
         self._topology.follow(fleet, wait=_PATIENCE)
         return fleet
+
+    def primary_now(self, source: str) -> str:
+        """Where a source is backed up to, as far as is known; nobody waits for a site. Raises ConfigError."""
+        fleet = self.config.fleet
+        self._topology.follow(fleet)
+        return topology.current(fleet).primary(source)
 
     def follow(self) -> None:
         """Look at the configuration every few seconds from now on, in a thread of this very process.

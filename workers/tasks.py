@@ -117,7 +117,7 @@ def _work(app: Celery | None, context: WorkerContext, fleet: Fleet, ledger: Ledg
         lease,
         engine,
         owner=context.owner,
-        stopping=context.stopping,
+        stopping=lambda: context.stopping() or _has_moved(context, run, str(spec["site"]["id"])),
         note=lambda result: _note(ledger, run, result),
         site=str(spec["site"]["id"]),
     )
@@ -132,6 +132,16 @@ def _work(app: Celery | None, context: WorkerContext, fleet: Fleet, ledger: Ledg
     if app is not None and not context.agent:  # an agent reaches no key but its own, and can't seal an event
         telling.tell_of_run(app, fleet, run, outcome, str(spec["site"]["id"]), committed=committed)
     return outcome.word
+
+
+def _has_moved(context: WorkerContext, run: Run, site: str) -> bool:
+    """Whether another site has taken the place of the one that a backup goes to: given back, it goes there."""
+    if not run.request.kind.is_backup:
+        return False
+    try:
+        return context.primary_now(run.request.source) != site
+    except HoldfastError:
+        return False  # the source, or its primary, is no longer known: it goes on where it is
 
 
 def _ring_for(ledger: Ledger, run: Run) -> None:

@@ -32,18 +32,17 @@ def command(app: App, site: str, accept_loss: bool, why: str, dry_run: bool, yes
     """Let SITE take its own place again, once it has what the site that stands in for it has."""
     from cli.runs import who_asks
     from shared.topology.lag import lacks, read_site
-    from shared.topology.moves import Move, What, at_site, first_of, new_claim, primaries_of
+    from shared.topology.moves import Move, What, first_of, new_claim, primaries_of, returning
 
     app.fleet.site(site)
     with moving.opened(app) as register:
         view = moving.look(app, register)
         primaries, by = primaries_of(app.fleet), who_asks()
         move = Move(What.FAILBACK, site, by=by, why=why, claim=new_claim(by))
-        after = move(view.state)
+        move(view.state)
         _require_agreed(view, site)
         stand_in = view.state.primary(site)
-        now_there = set(at_site(view.state, primaries, site))
-        sources = [source for source in at_site(after, primaries, site) if source not in now_there]
+        sources = returning(view.state, primaries, site)
         lost = lacks(read_site(app.fleet, stand_in, sources), read_site(app.fleet, site, sources))
         if not accept_loss and not dry_run:
             moving.refuse_loss(app, lost, site, strict=True)

@@ -84,6 +84,7 @@ class Listening:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(_TIMEOUT + self._pace)
+        self._ledger.client.close()
 
     def newest(self) -> dict[tuple[str, str], Observation]:
         """See `Heard`. Waits for nothing."""

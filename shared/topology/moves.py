@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,19 @@ def primaries_of(fleet: Fleet) -> dict[str, str]:
 def at_site(state: State, primaries: Mapping[str, str], site: str) -> list[str]:
     """The sources that are backed up to a site as the topology stands."""
     return [source for source, configured in primaries.items() if state.primary(configured) == site]
+
+
+def returning(state: State, primaries: Mapping[str, str], site: str) -> list[str]:
+    """The sources that go back to a site when it is given its place back."""
+    given = replace(state, stand_ins={name: to for name, to in state.stand_ins.items() if name != site})
+    here = set(at_site(state, primaries, site))
+    return [source for source in at_site(given, primaries, site) if source not in here]
+
+
+def enough(fleet: Fleet, state: State) -> int:
+    """How many members may decide: 1 of two without a witness, where the configuration says so; 0: a majority."""
+    two = len(state.members) == 2 and not state.witnesses
+    return 1 if two and fleet.promote_without_majority else 0
 
 
 def failed_site(state: State, primaries: Iterable[str], to: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from shared.repository.keyring import add_key, read_keys, remove_key
 from shared.repository.keys import machine_password
 from shared.repository.repository import Repository
 from shared.retention import Rules
+from shared.storage.api import Denied
 from shared.storage.directory import DirectoryStore
 from tests.support.attempts import MACHINE, QUICK, RECOVERY, REPOSITORY, Bench
 from tests.support.prunes import back_up, change_source, contents, forget, prune_spec
@@ -337,3 +339,25 @@ def test_no_removal_takes_the_last_key_that_is_in_use(bench: Bench, target: Benc
     assert report.keys == 0
     assert [note for note in report.notes if note.startswith(f"key {machine.id[:8]} stays")]
     assert Repository.open(DirectoryStore(target.path), MACHINE)
+
+
+def test_key_files_that_may_not_be_written_hold_up_no_snapshot(
+    bench: Bench, target: Bench, zygote: Zygote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and the snapshots arrive."""
+    replicate(bench, target)
+    here = DirectoryStore(bench.path)
+    add_key(here, Repository.open(here, MACHINE).key, "a new password")
+    snapshot = back_up(bench, zygote, 5)
+    shipped = DirectoryStore.put
+
+    def put(store: DirectoryStore, key: str, *rest: Any, **more: Any) -> None:
+        if key.startswith("keys/"):
+            raise Denied("site b: denied: put keys/")
+        shipped(store, key, *rest, **more)
+
+    monkeypatch.setattr(DirectoryStore, "put", put)
+    report = replicate(bench, target)
+    assert (report.snapshots, report.keys, report.errors) == (1, 0, 0)
+    assert [note for note in report.notes if note.startswith("key files do not follow to b: site b: denied")]
+    assert snapshot in target.names("snapshots")

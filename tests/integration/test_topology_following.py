@@ -15,11 +15,12 @@ from shared import topology
 from shared.config.fleet import Fleet
 from shared.config.watch import FleetWatch
 from shared.errors import StorageError
-from shared.ledger.model import RunKind, RunRequest, RunState, new_run_id
+from shared.ledger.model import RunKind, RunRequest, RunState, Word, new_run_id
 from shared.topology.following import Follower
 from shared.topology.moves import Move, What, carry_out
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import own_ledger, until
+from workers import specs
 from workers.context import WorkerContext
 from workers.tasks import execute
 
@@ -145,3 +146,31 @@ def test_a_worker_looks_before_a_run(served: tuple[SmallFleet, str]) -> None:
     assert run is not None
     assert (run.state, run.result.get("site")) == (RunState.SUCCEEDED, "b"), run.error
     assert topology.site_of(small.fleet, request) == "b"
+
+
+def test_a_backup_to_a_site_that_was_replaced_is_given_back(
+    served: tuple[SmallFleet, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It need not wait until the lost site answers no more: its next attempt goes to the new primary."""
+    small, _ = served
+    monkeypatch.setitem(specs.ENGINES, RunKind.FULL, "tests.support.fake_engine")
+    small.behave("hang", once=True)
+    Follower(find=True).follow(small.fleet, wait=60)
+    context = WorkerContext(FleetWatch(small.path))
+    ledger = context.ledgers[0]
+    request = RunRequest(new_run_id(), RunKind.FULL, "web1", policy="all", queue="backup")
+    ledger.open(request)
+    words: list[object] = []
+    working = threading.Thread(target=lambda: words.append(execute(None, context, request.id)))
+    working.start()
+    until(lambda: small.starts, what="the engine")
+    fail_over(small)
+    topology.follow(small.fleet)  # as the worker does every ten seconds
+    working.join(60)
+    run = ledger.get(request.id)
+    assert run is not None
+    assert (words, run.state, run.error) == ([Word.RELEASED], RunState.QUEUED, "")
+    execute(None, context, request.id)
+    again = ledger.get(request.id)
+    assert again is not None
+    assert (again.state, again.result.get("site")) == (RunState.SUCCEEDED, "b"), again.error

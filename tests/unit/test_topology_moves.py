@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from shared.topology.errors import MoveRefused, StaleEpoch
-from shared.topology.moves import Move, What, at_site, failed_site, first_of
+from shared.topology.moves import Move, What, at_site, failed_site, first_of, returning
 from shared.topology.state import Epoch, State
 
 THREE = State(members=("a", "b", "c", "w"), witnesses=("w",))
@@ -29,6 +29,15 @@ def test_a_failover_moves_all_of_a_site_and_says_so_in_the_history() -> None:
     assert (entry.what, entry.why, entry.by, entry.at) == ("failover a to b", "why", "me", 5.0)
     assert FAILED_OVER.epoch == Epoch(1, "failoverab")
     assert at_site(FAILED_OVER, {"web": "a", "db": "c", "nas": "b"}, "b") == ["web", "nas"]
+
+
+def test_only_what_was_taken_goes_back() -> None:
+    """Not what another site is the primary of, nor what the stand-in had before."""
+    primaries = {"web": "a", "db": "c", "nas": "b"}
+    assert returning(FAILED_OVER, primaries, "a") == ["web"]
+    assert returning(THREE, primaries, "a") == []
+    twice = move(What.FAILOVER, "b", "c")(FAILED_OVER)
+    assert returning(twice, primaries, "b") == ["web", "nas"]
 
 
 def test_a_move_that_is_made_twice_is_made_once() -> None:

@@ -12,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.errors import HoldfastError
-from shared.messaging.client import ledger_of
+from shared.ledger.connect import connect
+from shared.messaging.broker import broker_url
 from shared.observability.structured import structlog
 from shared.topology.lag import Lack, from_ledger, lacks, read_site, thought_lost
-from shared.topology.moves import at_site, primaries_of
+from shared.topology.moves import at_site, primaries_of, returning
 from shared.topology.notes import Phase, note_of
 from workers.failover.pilot import Knowledge
 
@@ -26,17 +27,23 @@ if TYPE_CHECKING:
     from shared.topology.state import State
 
 _KEPT = 10.0  # seconds
+_TIMEOUT = 2.0  # seconds: whether Redis is there must not hold a failover up
 _APART = (Phase.CATCHING_UP, Phase.READY, Phase.SWITCHING_BACK)
 
 _log = structlog.get_logger("holdfast.failover")
 
 
 class Knowing:
-    """One worker's."""
+    """One worker's; to be closed."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
+        self._ledger = connect(broker_url(fleet), timeout=_TIMEOUT)
         self._kept: dict[tuple[str, ...], tuple[float, object]] = {}
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._ledger.client.close()
 
     def now(self, state: State, suspected: set[str], working: set[str]) -> Knowledge:
         """`suspected`: sites that do not work as far as is known; `working`: those that do."""
@@ -52,7 +59,8 @@ class Knowing:
         for site, to in state.stand_ins.items():
             if note_of(state, site).phase in _APART and {site, state.primary(to)} <= working:
                 there = state.primary(to)
-                alike[site] = self._keep(("alike", site, there), partial(self._same, site, there)) is True
+                sources = returning(state, primaries, site)
+                alike[site] = self._keep(("alike", site, there), partial(self._same, site, there, sources)) is True
         return Knowledge(behind, alike, self._may_go_back())
 
     def _keep(self, what: tuple[str, ...], read: Callable[[], object]) -> object:
@@ -68,7 +76,7 @@ class Knowing:
 
     def _lost(self, site: str, to: str, sources: list[str]) -> tuple[str, ...]:
         ours = read_site(self._fleet, to, sources)
-        known = from_ledger(self._fleet, lambda: ledger_of(self._fleet), site, sources)
+        known = from_ledger(self._fleet, lambda: self._ledger, site, sources)
         return tuple(one.describe() for one in thought_lost(sources, known or {}, ours) if not self._is_within(one))
 
     def _is_within(self, lack: Lack) -> bool:
@@ -78,8 +86,7 @@ class Knowing:
             limit = policy.rpo if policy else None
         return lack.within(limit, time.time())
 
-    def _same(self, site: str, to: str) -> bool:
-        sources = list(primaries_of(self._fleet))
+    def _same(self, site: str, to: str, sources: list[str]) -> bool:
         one, other = read_site(self._fleet, site, sources), read_site(self._fleet, to, sources)
         return not (lacks(one, other) or lacks(other, one))
 

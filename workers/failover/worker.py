@@ -16,7 +16,7 @@ from shared import topology
 from shared.errors import HoldfastError
 from shared.health.heard import Listening
 from shared.observability.structured import structlog
-from shared.topology.moves import primaries_of
+from shared.topology.moves import enough, primaries_of
 from shared.topology.notes import Phase
 from workers.failover.hooks import run_after, run_before
 from workers.failover.knowing import Knowing
@@ -53,12 +53,6 @@ def rules_of(fleet: Fleet) -> Rules:
         takes_over_after=max(10.0, 5 * said.interval) + 2 * said.hooks.timeout,
         fails_back=said.failback == "automatic",
     )
-
-
-def least_of(fleet: Fleet, view: View) -> int:
-    """How many members are enough: 1 of two sites without a witness, where the configuration says so; 0: a majority."""
-    two = len(view.state.members) == 2 and not view.state.witnesses
-    return 1 if two and fleet.promote_without_majority else 0
 
 
 class FailoverWorker:
@@ -113,7 +107,7 @@ class FailoverWorker:
             return None  # the scheduler has the sites vote for the first time
         if pilot.tend(self._register, view):
             view = self._register.look()
-        least = least_of(self._fleet, view)
+        least = enough(self._fleet, view.state)
         return (self._see(view, observations), least) if view.settled or least else None
 
     def _begin(self) -> None:
@@ -127,6 +121,7 @@ class FailoverWorker:
 
     def _end(self) -> None:
         self._listening.stop()
+        self._knowing.close()
         self._register.close()
 
     def _see(self, view: View, observations: Iterable[Observation]) -> Seen:

@@ -125,8 +125,13 @@ class _Replication:
         return report
 
     def _follow_keys(self, store: ObjectStore, plan: Plan) -> None:
+        """Who may not write or remove key files there brings snapshots over all the same."""
         keep = self._spec.passwords
-        followed = follow_keys(self._origin.store, store, plan.forgotten, plan.forgotten_there, keep)
+        try:
+            followed = follow_keys(self._origin.store, store, plan.forgotten, plan.forgotten_there, keep)
+        except (Denied, Permanent, StoreFull) as error:
+            self.report.notes.append(f"key files do not follow to {self.report.site}: {error}")
+            return
         self.report.keys = len(followed.put) + len(followed.removed)
         self.report.notes += followed.notes
 

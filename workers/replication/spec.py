@@ -67,18 +67,14 @@ class ReplicateReport:
     created: bool = False  # whether the repository was made there
     owed: int = 0  # snapshots, when it began
     snapshots: int = 0  # of these, that arrived
-    arrived: list[str] = field(
-        default_factory=list
-    )  # the ids of the first hundred of them; of a dry run, of those owed
+    arrived: list[str] = field(default_factory=list)  # ids, the first hundred; of a dry run: that are owed
     pending: int = 0  # of these, that did not
     packs: int = 0  # copied
     bytes: int = 0  # of these
     packs_there: int = 0  # that were needed, and lay there already
     index_files: int = 0  # written
     keys: int = 0  # key files that were put or removed there, as they were at the origin
-    returned: list[str] = field(
-        default_factory=list
-    )  # the first hundred that only the site had; the origin has them now
+    returned: list[str] = field(default_factory=list)  # the first hundred that the origin had not before
     last: str = ""  # the slot of the newest snapshot that is there now, as evidence has it; empty: there is none
     last_full: str = ""
     good: str = ""  # the newest complete snapshot that is there now
