@@ -46,7 +46,7 @@ def command(app: App, source: str, snapshots: tuple[str, ...], dry_run: bool, si
         app.result(report, *describe(report))
         return EXIT_OK
     from shared.ledger.model import RunKind
-    from workers.specs import forget_spec
+    from workers.upkeep_specs import forget_spec
 
     forget_spec(app.fleet, source, options, run="")  # what the configuration lacks is told before anybody is rung for
     run = runs.follow(app, runs.ring(app, RunKind.FORGET, source, options), source)
@@ -58,7 +58,7 @@ def _direct(app: App, source: str, options: Mapping[str, Any], *, dry_run: bool)
     from shared.ledger.model import new_run_id
     from shared.topology import Epoch, guard
     from workers.maintenance.forget import run_forget
-    from workers.specs import forget_spec
+    from workers.upkeep_specs import forget_spec
 
     spec = forget_spec(app.fleet, source, options, run=new_run_id())
     spec.dry_run = dry_run

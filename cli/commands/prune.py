@@ -52,7 +52,7 @@ def _direct(app: App, source: str, options: Mapping[str, Any], *, dry_run: bool)
     from shared.ledger.model import new_run_id
     from shared.topology import Epoch, guard
     from workers.maintenance.prune import run_prune
-    from workers.specs import prune_spec
+    from workers.upkeep_specs import prune_spec
 
     app.fleet.source(source)
     spec = prune_spec(app.fleet, source, options, run=new_run_id())

@@ -90,7 +90,7 @@ def _places(
 
 def _ring(app: App, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
     from shared.ledger.model import RunKind
-    from workers.specs import replicate_spec
+    from workers.upkeep_specs import replicate_spec
 
     replicate_spec(app.fleet, source, options, run="")  # what is wrong is told before anybody is rung for
     run = runs.follow(app, runs.ring(app, RunKind.REPLICATE, source, options), f"{source} to {options['site']}")
@@ -100,7 +100,7 @@ def _ring(app: App, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _direct(app: App, source: str, options: Mapping[str, Any], *, dry_run: bool) -> dict[str, Any]:
     from shared.ledger.model import new_run_id
     from workers.replication.run import run_replicate
-    from workers.specs import replicate_spec
+    from workers.upkeep_specs import replicate_spec
 
     spec = replicate_spec(app.fleet, source, options, run=new_run_id())
     spec.dry_run = dry_run

@@ -64,7 +64,7 @@ def _direct(app: App, source: str, options: dict[str, Any]) -> dict[str, Any]:
 def _plan(app: App, source: str, options: dict[str, Any]) -> dict[str, Any]:
     """What the engine is to do, by the configuration. Raises ConfigError."""
     from shared.ledger.model import new_run_id
-    from workers.specs import restore_test_spec
+    from workers.upkeep_specs import restore_test_spec
 
     app.fleet.source(source)
     return restore_test_spec(app.fleet, source, options, run=new_run_id()).to_json()

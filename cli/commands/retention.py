@@ -53,7 +53,7 @@ def preview(app: App, source: str, site: str) -> int:
     Exit code 3: a snapshot is damaged and was left out.
     """
     from workers.maintenance.forget import make_plan
-    from workers.specs import forget_spec
+    from workers.upkeep_specs import forget_spec
 
     view = View(app, source, site)
     plan = make_plan(view.repository, forget_spec(app.fleet, source, {"site": view.place}, run=""))

@@ -103,7 +103,7 @@ def _direct(app: App, source: str, options: dict[str, Any]) -> int:
 
 def _plan(app: App, source: str, options: dict[str, Any]) -> dict[str, Any]:
     """What the engine is to do, by the configuration. Raises ConfigError."""
-    from workers.specs import verify_spec
+    from workers.upkeep_specs import verify_spec
 
     app.fleet.source(source)
     return verify_spec(app.fleet, source, options).to_json()

@@ -22,7 +22,7 @@ from tests.support.backups import PASSWORD, REPOSITORY, Shop, write
 from tests.support.histories import add_day, run_of
 from tests.support.stores import make_bucket, open_bucket
 from tests.support.tools import MinioServer
-from workers import specs
+from workers import upkeep_specs
 from workers.backup.commit import State, find_commit
 from workers.backup.spec import SiteSpec
 from workers.maintenance.forget import run_forget
@@ -137,10 +137,10 @@ def test_a_machine_that_lacks_a_sites_credentials_asks_nobody(tmp_path: Path, mo
         "  w: {url: w, witness: true}}\n"
         "policies: {all: {primary: a, full: 1d, retention: {keep_last: 1}}}\nsources: {web1: {paths: /srv}}\n"
     )
-    assert specs.forget_spec(Fleet.load(str(path)), "web1", {}, run="x").others is None
+    assert upkeep_specs.forget_spec(Fleet.load(str(path)), "web1", {}, run="x").others is None
     monkeypatch.setenv("BEE_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("BEE_SECRET_ACCESS_KEY", "s")
-    others = specs.forget_spec(Fleet.load(str(path)), "web1", {}, run="x").others
+    others = upkeep_specs.forget_spec(Fleet.load(str(path)), "web1", {}, run="x").others
     assert [one.id for one in others or ()] == ["b"]
 
 

@@ -29,7 +29,7 @@ from shared.messaging.signed import Sealer
 from tests.integration.test_exporter import Scraper
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import claimed, own_ledger, until
-from workers import specs, tasks
+from workers import tasks, upkeep_specs
 from workers.supervise import Outcome
 from workers.telling import tell_of_run
 
@@ -183,9 +183,9 @@ def test_what_the_engine_is_told(scene: Scene) -> None:
     """Both sites, the rules of the one where snapshots are to arrive; never from a site to itself."""
     scene.small.change("copies:", "retention: {keep_daily: 9, sites: {b: {keep_last: 2}}}, copies:")
     fleet = scene.small.fleet
-    spec = specs.replicate_spec(fleet, "web1", {"site": "b"}, run="ab" * 16)
+    spec = upkeep_specs.replicate_spec(fleet, "web1", {"site": "b"}, run="ab" * 16)
     assert (spec.site.id, spec.origin.id, spec.rules and spec.rules.last) == ("b", "a", 2)
-    back = specs.replicate_spec(fleet, "web1", {"site": "a", "origin": "b"}, run="ab" * 16)
+    back = upkeep_specs.replicate_spec(fleet, "web1", {"site": "a", "origin": "b"}, run="ab" * 16)
     assert (back.site.id, back.origin.id, back.rules and back.rules.daily) == ("a", "b", 9)
     for options, reason in (
         ({"site": "a"}, "from site a to a"),
@@ -194,4 +194,4 @@ def test_what_the_engine_is_told(scene: Scene) -> None:
         ({"site": "b", "rules": None}, "has no option 'rules'"),
     ):
         with pytest.raises(ConfigError, match=reason):
-            specs.replicate_spec(fleet, "web1", options, run="ab" * 16)
+            upkeep_specs.replicate_spec(fleet, "web1", options, run="ab" * 16)

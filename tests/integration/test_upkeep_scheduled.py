@@ -19,7 +19,7 @@ from shared.messaging.client import open_and_ring
 from shared.messaging.names import MAINTENANCE
 from tests.support.fleets import SmallFleet
 from tests.support.ledgers import a_run, claimed, own_ledger
-from workers import specs, tasks
+from workers import tasks, upkeep_specs
 
 DAY = datetime(2026, 3, 4, tzinfo=UTC)
 SERVED = Evidence("2026-03-04T00:00:00Z", "2026-03-04T00:00:00Z")  # no backup is due that year
@@ -115,7 +115,7 @@ def test_the_rules_of_the_site_are_what_the_engine_is_told(tmp_path: Path) -> No
     """In place of the policy's own; with the policy's zone and the epoch of now."""
     policy = "full: 1d, timezone: Europe/Berlin, retention: {keep_last: 1, sites: {a: {keep_last: 3}}}"
     small = SmallFleet(str(tmp_path), policy=policy)
-    spec = specs.forget_spec(small.fleet, "web1", {}, run="ab" * 16)
+    spec = upkeep_specs.forget_spec(small.fleet, "web1", {}, run="ab" * 16)
     assert (spec.rules and spec.rules.last, spec.timezone, spec.epoch) == (3, "Europe/Berlin", [0, ""])
 
 
@@ -159,7 +159,7 @@ def test_a_scheduled_verification_reads_its_share(kept: Scene) -> None:
     for day in (0, 4):
         now = its_time("far\0a", RunKind.VERIFY) + timedelta(days=day)
         (request,) = [one for one, _ in kept.tick(now) if (one.kind, one.source) == (RunKind.VERIFY, "far")]
-        spec = specs.verify_spec(kept.fleet, "far", request.options)
+        spec = upkeep_specs.verify_spec(kept.fleet, "far", request.options)
         turns.append((round(100 / spec.share), spec.turns))
         kept.finish(request)
     assert turns == [(30, 1), (30, 4)]

@@ -20,7 +20,7 @@ from shared.config.watch import FleetWatch
 from shared.errors import ConfigError
 from tests.support.browsing import call
 from tests.support.fleets import alive
-from workers import specs
+from workers import upkeep_specs
 
 CONFIG = """\
 secret: {file: fleet.secret}
@@ -305,7 +305,7 @@ def test_what_left_stays_in_sight(shop: Shop) -> None:
     assert gone.is_over
     assert gone.rests(time.time()).startswith("gone from the inventory since 20")
     with pytest.raises(ConfigError, match=r"is gone from the inventory since .*: no rule forgets any of them"):
-        specs.forget_spec(fleet, "web1", {}, run="ab" * 16)
+        upkeep_specs.forget_spec(fleet, "web1", {}, run="ab" * 16)
     out = call("sources", "-c", shop.path)[1].decode()
     assert "web1    any worker  all (gone)" in out
     assert "web1: gone from the inventory since" in out

@@ -13,7 +13,7 @@ from shared.config.models import Policy
 from shared.config.problems import ConfigInvalid
 from shared.errors import ConfigError
 from shared.ledger.model import ATTEMPTS, RunKind, RunRequest
-from workers import specs
+from workers import specs, upkeep_specs
 from workers.limits import EngineLimits
 
 HEAD = "secret: {file: fleet.secret}\nrecovery_password: {file: recovery.password}\n"
@@ -182,7 +182,7 @@ def test_a_healing_asks_the_other_sites_in_the_order_in_which_they_are_likely_to
     )
 
     def asked(**options: Any) -> tuple[list[str], list[str]]:
-        spec = specs.verify_spec(fleet, "web1", {"heal": True, **options})
+        spec = upkeep_specs.verify_spec(fleet, "web1", {"heal": True, **options})
         return [site.id for site in spec.others], spec.left_out
 
     assert asked(site="a") == (["b", "c"], ["s"])
@@ -191,4 +191,4 @@ def test_a_healing_asks_the_other_sites_in_the_order_in_which_they_are_likely_to
     for origin in ("b", "w"):
         with pytest.raises(ConfigError, match=f"site b can't be healed from site {origin}"):
             asked(origin=origin)
-    assert specs.verify_spec(fleet, "web1", {}).others == []
+    assert upkeep_specs.verify_spec(fleet, "web1", {}).others == []

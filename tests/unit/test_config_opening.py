@@ -89,7 +89,7 @@ def test_its_snapshots_are_kept_in_the_configured_cache(small: SmallFleet) -> No
     """Whoever opens by the configuration shares one cache with the engines of this host."""
     from shared.repository.snapshot import Snapshot, encode_snapshot
     from workers.access import open_repository as open_for_engine
-    from workers.specs import site_spec
+    from workers.spec_parts import site_spec
 
     fleet = small.fleet
     repository = open_repository(fleet, "web1", "a").repository

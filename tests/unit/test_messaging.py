@@ -18,7 +18,7 @@ from shared.messaging.names import TASK_RUN, queue_in, queue_of, realm_of, redis
 from shared.topology import Epoch, StaleEpoch
 from tests.support.fleets import SmallFleet
 from tests.support.tools import ValkeyServer
-from workers import specs
+from workers import specs, upkeep_specs
 
 
 def test_the_embedded_socket_fits_the_kernels_bound() -> None:
@@ -116,24 +116,24 @@ def test_a_restore_test_neither_backs_up_nor_deletes() -> None:
 def test_a_restore_test_is_as_its_run_says(tmp_path: os.PathLike[str]) -> None:
     """A run's id draws the files; options say how many, from where, or all; where it writes they can't say."""
     small = SmallFleet(str(tmp_path))
-    made = specs.restore_test_spec(small.fleet, "web1", {"files": 7, "whole": True}, run="f" * 32)
+    made = upkeep_specs.restore_test_spec(small.fleet, "web1", {"files": 7, "whole": True}, run="f" * 32)
     assert (made.run, made.source, made.files, made.size, made.whole) == ("f" * 32, "web1", 7, 1 << 30, True)
     assert (made.snapshot, made.cache_dir) == ("latest", small.fleet.cache_dir)
     with pytest.raises(ConfigError, match="a restore test has no option 'cache_dir'"):
-        specs.restore_test_spec(small.fleet, "web1", {"cache_dir": "/tmp"}, run="f" * 32)
+        upkeep_specs.restore_test_spec(small.fleet, "web1", {"cache_dir": "/tmp"}, run="f" * 32)
 
 
 def test_a_prune_is_as_the_configuration_says(tmp_path: os.PathLike[str]) -> None:
     """Unless its run's options say otherwise; what a site is and who may open it they can't say."""
     small = SmallFleet(str(tmp_path))
-    made = specs.prune_spec(small.fleet, "web1", {}, run="f" * 32)
+    made = upkeep_specs.prune_spec(small.fleet, "web1", {}, run="f" * 32)
     assert (made.grace, made.max_unused, made.max_repack) == (86400.0, 5, 0)
     small.change("sites:", "prune: {grace: 2d, max_unused: 20, max_repack: 1 GiB}\nsites:")
-    made = specs.prune_spec(small.fleet, "web1", {"max_unused": 7}, run="f" * 32)
+    made = upkeep_specs.prune_spec(small.fleet, "web1", {"max_unused": 7}, run="f" * 32)
     assert (made.grace, made.max_unused, made.max_repack) == (2 * 86400.0, 7, 1 << 30)
     assert (made.site.url, made.epoch, made.config) == (f"{tmp_path}/site", [0, ""], small.path)
     with pytest.raises(ConfigError, match="a prune has no option 'passwords'"):
-        specs.prune_spec(small.fleet, "web1", {"passwords": ["x"]}, run="f" * 32)
+        upkeep_specs.prune_spec(small.fleet, "web1", {"passwords": ["x"]}, run="f" * 32)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from shared.ledger.model import RunKind
 from shared.ledger.overview import Overview, SourceView
 from shared.ledger.sweep import SourceState
 from tests.support.fleets import SmallFleet
-from workers import specs
+from workers import upkeep_specs
 
 DAY = timedelta(days=1)
 FULL = "2026-03-04T00:00:00Z"
@@ -78,11 +78,11 @@ def test_rules_forget_nothing_of_a_retired_source_before_its_day(tmp_path: Path)
     """Somebody who names the snapshots still may, and after that day the policy's rules hold."""
     kept = fleet_with(tmp_path, f"retired: {datetime.now(UTC) + DAY:%Y-%m-%d}")
     with pytest.raises(ConfigError, match="web1 is retired; its snapshots are kept until"):
-        specs.forget_spec(kept, "web1", {}, run="ab" * 16)
-    assert specs.forget_spec(kept, "web1", {"snapshots": ["ab" * 32]}, run="ab" * 16).snapshots == ["ab" * 32]
+        upkeep_specs.forget_spec(kept, "web1", {}, run="ab" * 16)
+    assert upkeep_specs.forget_spec(kept, "web1", {"snapshots": ["ab" * 32]}, run="ab" * 16).snapshots == ["ab" * 32]
     (tmp_path / "past").mkdir()
     past = fleet_with(tmp_path / "past", f"retired: {datetime.now(UTC) - DAY:%Y-%m-%d}")
-    assert specs.forget_spec(past, "web1", {}, run="ab" * 16).rules is not None
+    assert upkeep_specs.forget_spec(past, "web1", {}, run="ab" * 16).rules is not None
 
 
 def test_nobody_waits_for_it(tmp_path: Path) -> None:
