@@ -26,6 +26,9 @@ def zygotes() -> Iterator[Zygotes]:
         yield one, two
 
 
+_TRIES = 20  # until both have seen an empty site
+
+
 def _arguments(bench: Bench, *, at: float = 0.0) -> dict[str, Any]:
     return {
         "site": {"id": "a", "url": bench.site},
@@ -92,9 +95,14 @@ def test_one_is_killed_at_each_step_while_the_other_gets_through(zygotes: Zygote
     """Both have seen an empty site: the one that lives ends with the same repository as if it had been alone."""
     ids = set()
     for point in _points()[:6]:
-        bench = Bench(os.path.join(str(tmp_path), "bench"), "")
-        killed, alive = _race(bench, zygotes, point, {})
-        assert (killed.killed, alive.error) == (True, "")
+        for _ in range(_TRIES):
+            bench = Bench(os.path.join(str(tmp_path), "bench"), "")
+            killed, alive = _race(bench, zygotes, point, {})
+            assert (killed.error, alive.error) == ("", "")
+            if killed.killed:
+                break
+            shutil.rmtree(bench.directory)  # the other was done before this one looked
+        assert killed.killed, point
         ids.add(alive.result["restic_id"])
         _hold_to_one(bench, zygotes[0])
         shutil.rmtree(bench.directory)
